@@ -1,0 +1,101 @@
+package cluster
+
+import "time"
+
+// Config is the desired state that an administrator applies: which nodes take
+// part, how each is fenced, and which services run. internal/config reads it
+// from TOML and validates it; the store keeps it under KeyConfig.
+type Config struct {
+	Name     string          `json:"name"`
+	Nodes    []NodeConfig    `json:"nodes"`
+	Services []ServiceConfig `json:"services"`
+}
+
+// NodeConfig says how one member is fenced.
+type NodeConfig struct {
+	Name NodeName `json:"name"`
+	// Fence holds the levels in order; the methods of one level are all
+	// carried out together. Empty means DefaultFence.
+	Fence [][]string `json:"fence,omitempty"`
+}
+
+// FenceHostd is the fence method that asks the host daemon at the life's place.
+const FenceHostd = "hostd"
+
+// DefaultFence is what a node without a fence key gets.
+func DefaultFence() [][]string { return [][]string{{FenceHostd}} }
+
+// ServiceConfig is one service: resources started in order, stopped in reverse,
+// on one node at a time.
+type ServiceConfig struct {
+	Name ServiceName `json:"name"`
+	// Nodes lists where it may run, most wanted first; empty means on every
+	// node of the configuration, in its order.
+	Nodes     []NodeName `json:"nodes,omitempty"`
+	Resources []Resource `json:"resources"`
+	// Restarts is how often a failed resource is restarted in place within
+	// RestartWindow before the service is moved to another node.
+	Restarts      int           `json:"restarts"`
+	RestartWindow time.Duration `json:"restart_window"`
+	// FailureExpiry is how long a node that failed to run the service is
+	// avoided; `ringfence service clear` ends it earlier.
+	FailureExpiry time.Duration `json:"failure_expiry"`
+}
+
+// Resource is one thing that an agent runs.
+type Resource struct {
+	Name string `json:"name"`
+	// Agent is exec, ip or ocf:<provider>:<type>.
+	Agent  string            `json:"agent"`
+	Params map[string]string `json:"params,omitempty"`
+	// StartTimeout, StopTimeout and MonitorTimeout bound one call of the agent.
+	StartTimeout   time.Duration `json:"start_timeout"`
+	StopTimeout    time.Duration `json:"stop_timeout"`
+	MonitorTimeout time.Duration `json:"monitor_timeout"`
+	// MonitorInterval is the pause between two checks by an agent that must
+	// poll (ocf). exec and ip notice an end at once and poll besides.
+	MonitorInterval time.Duration `json:"monitor_interval"`
+}
+
+// Defaults of the configuration, shared by parser, documents and tests.
+const (
+	DefaultRestarts        = 3
+	DefaultRestartWindow   = 10 * time.Minute
+	DefaultFailureExpiry   = 10 * time.Minute
+	DefaultStartTimeout    = 60 * time.Second
+	DefaultStopTimeout     = 60 * time.Second
+	DefaultMonitorTimeout  = 20 * time.Second
+	DefaultMonitorInterval = 10 * time.Second
+)
+
+// Service returns the configuration of one service.
+func (c Config) Service(name ServiceName) (ServiceConfig, bool) {
+	for _, s := range c.Services {
+		if s.Name == name {
+			return s, true
+		}
+	}
+	return ServiceConfig{}, false
+}
+
+// Node returns the configuration of one node.
+func (c Config) Node(name NodeName) (NodeConfig, bool) {
+	for _, n := range c.Nodes {
+		if n.Name == name {
+			return n, true
+		}
+	}
+	return NodeConfig{}, false
+}
+
+// Candidates returns the nodes on which a service may run, most wanted first.
+func (c Config) Candidates(s ServiceConfig) []NodeName {
+	if len(s.Nodes) > 0 {
+		return s.Nodes
+	}
+	all := make([]NodeName, 0, len(c.Nodes))
+	for _, n := range c.Nodes {
+		all = append(all, n.Name)
+	}
+	return all
+}

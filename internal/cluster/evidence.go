@@ -1,0 +1,111 @@
+package cluster
+
+import "encoding/binary"
+
+// EvidenceKind says what proved that a boot has ended. Silence and timeouts
+// are missing on purpose: they are no evidence.
+type EvidenceKind string
+
+// The kinds of evidence; DESIGN section 5 has the table.
+const (
+	// EvidenceLeave: the node stopped everything, verified, and left.
+	EvidenceLeave EvidenceKind = "clean leave"
+	// EvidenceCertificate: the host at the life's place saw the life end.
+	EvidenceCertificate EvidenceKind = "death certificate"
+	// EvidenceFenced: a fence method verified off for that life.
+	EvidenceFenced EvidenceKind = "fenced"
+	// EvidenceSuperseded: a newer boot of the node registered in the same life.
+	EvidenceSuperseded EvidenceKind = "superseded"
+	// EvidenceHostRestarted: the life's only place came back with a new host
+	// boot id, so everything that ran there has ended.
+	EvidenceHostRestarted EvidenceKind = "host restarted"
+	// EvidenceOperator: a person gave their word, with name and reason.
+	EvidenceOperator EvidenceKind = "operator"
+)
+
+// Cause is why a life ended, as far as the host knows. It never weakens the
+// certificate: ended is ended.
+type Cause string
+
+// The causes that hostd puts into certificates.
+const (
+	CauseDestroyed     Cause = "destroyed"      // killed at the hypervisor, by whomever
+	CauseFenced        Cause = "fenced"         // off(life) was asked for through hostd
+	CauseShutdown      Cause = "shutdown"       // the guest powered itself off
+	CauseCrashed       Cause = "crashed"        // the hypervisor process failed
+	CauseHostRestarted Cause = "host restarted" // the host came back with a new boot id
+)
+
+// DeathCertificate is a host's signed statement that one life has ended at
+// that host. It ends lives, never boots (rule P4), and is monotone: replaying
+// it can do no harm. It counts only from the life's current place (P11).
+type DeathCertificate struct {
+	Cluster  ClusterID `json:"cluster"`
+	Guest    GuestID   `json:"guest"`
+	Life     LifeID    `json:"life"`
+	Host     HostName  `json:"host"`
+	HostBoot string    `json:"host_boot"` // boot id of the host when it signed
+	Seq      uint64    `json:"seq"`       // position in that host's journal
+	Cause    Cause     `json:"cause"`
+	// Signature is Ed25519 over SigningBytes with the host's signing key.
+	Signature []byte `json:"signature"`
+}
+
+// certificateDomain separates these signatures from all others of the key.
+const certificateDomain = "ringfence death certificate v1"
+
+// SigningBytes returns the bytes that the signature covers: the domain string
+// and every field, each behind its length as 4 bytes big-endian, and the
+// sequence number as 8 bytes. No two certificates share them.
+func (c DeathCertificate) SigningBytes() []byte {
+	return signingBytes(certificateDomain, c.Seq, string(c.Cluster), string(c.Guest),
+		string(c.Life), string(c.Host), c.HostBoot, string(c.Cause))
+}
+
+// Binding is a host's signed statement about its own guest, given over that
+// guest's own channel: "the one who sent this nonce is this life, here, now"
+// (rule P11). A node registers its boot with it.
+type Binding struct {
+	Cluster  ClusterID `json:"cluster"`
+	Node     NodeName  `json:"node"`
+	Boot     BootID    `json:"boot"`
+	Guest    GuestID   `json:"guest"`
+	Life     LifeID    `json:"life"`
+	Host     HostName  `json:"host"`
+	HostBoot string    `json:"host_boot"`
+	Nonce    string    `json:"nonce"`
+	// Signature is Ed25519 over SigningBytes with the host's signing key.
+	Signature []byte `json:"signature"`
+}
+
+// bindingDomain separates these signatures from all others of the key.
+const bindingDomain = "ringfence life binding v1"
+
+// SigningBytes returns the bytes that the signature covers, in the form of
+// DeathCertificate.SigningBytes.
+func (b Binding) SigningBytes() []byte {
+	return signingBytes(bindingDomain, 0, string(b.Cluster), string(b.Node), string(b.Boot),
+		string(b.Guest), string(b.Life), string(b.Host), b.HostBoot, b.Nonce)
+}
+
+func signingBytes(domain string, number uint64, fields ...string) []byte {
+	var out []byte
+	for _, field := range append([]string{domain}, fields...) {
+		out = binary.BigEndian.AppendUint32(out, uint32(len(field)))
+		out = append(out, field...)
+	}
+	return binary.BigEndian.AppendUint64(out, number)
+}
+
+// Outcome is how a power or fence call ended. A timeout, a missing guest, a
+// suspended guest and a host that does not answer are all unknown, and unknown
+// never unblocks anything (DESIGN principle 5).
+type Outcome string
+
+// The outcomes. The zero value is not an outcome: the call has not ended.
+const (
+	OutcomePending Outcome = ""
+	OutcomeDone    Outcome = "done"     // verified off
+	OutcomeNotDone Outcome = "not done" // certainly not carried out, e.g. refused
+	OutcomeUnknown Outcome = "unknown"  // may or may not have happened
+)

@@ -1,0 +1,242 @@
+package cluster
+
+// Records are the values in the store. Each has one key (keys.go), one writer
+// at a time, and is written only in transactions that compare the revisions it
+// was derived from.
+
+// FormatVersion is the version of the records in the store. A node refuses a
+// store of a newer format.
+const FormatVersion = 1
+
+// Meta identifies the cluster; written once by init.
+type Meta struct {
+	ID          ClusterID   `json:"id"`
+	Name        string      `json:"name"`
+	Incarnation Incarnation `json:"incarnation"`
+	Format      int         `json:"format"`
+}
+
+// Leader is who plans; moved by compare-and-set only.
+type Leader struct {
+	Node  NodeName `json:"node"`
+	Boot  BootID   `json:"boot"`
+	Epoch Epoch    `json:"epoch"`
+}
+
+// Node is a joined member; written by join, deleted by removal.
+type Node struct {
+	Name NodeName `json:"name"`
+	// Address is the host part that peers use; beats, store and join listen there.
+	Address  string `json:"address"`
+	BeatPort int    `json:"beat_port"`
+	PeerPort int    `json:"peer_port"` // raft traffic of the store
+	JoinPort int    `json:"join_port"`
+	// Member is the store's id of the node's voter.
+	Member uint64 `json:"member"`
+}
+
+// Host is an enrolled hypervisor host; written by `ringfence host add`.
+type Host struct {
+	Name    HostName `json:"name"`
+	Address string   `json:"address"` // host:port of hostd's native API
+	// Certificate is the PEM of the TLS certificate that hostd must show.
+	Certificate string `json:"certificate"`
+	// SigningKey is the Ed25519 public key of its death certificates.
+	SigningKey []byte `json:"signing_key"`
+}
+
+// Phase is how far a boot has come by its own account.
+type Phase string
+
+// The phases of a boot, in order. Only the node itself writes them.
+const (
+	PhaseJoining Phase = "joining" // registered; probing what is active
+	PhaseMember  Phase = "member"  // may own services
+	PhaseLeaving Phase = "leaving" // latch closed: takes no order any more
+)
+
+// Boot is one run of a node's operating system, registered by that run.
+type Boot struct {
+	ID    BootID   `json:"id"`
+	Node  NodeName `json:"node"`
+	Phase Phase    `json:"phase"`
+	// Life, Guest and Host come from the host's signed binding; empty on bare
+	// metal, where no host can be asked.
+	Life  LifeID  `json:"life,omitempty"`
+	Guest GuestID `json:"guest,omitempty"`
+	// Places is every host where the life is or may be (rule P5).
+	Places  []HostName `json:"places,omitempty"`
+	Binding *Binding   `json:"binding,omitempty"`
+}
+
+// Ended is a tombstone: the boot will never act again. Written once, create-if-absent.
+type Ended struct {
+	Boot     BootID       `json:"boot"`
+	Node     NodeName     `json:"node"`
+	Evidence EvidenceKind `json:"evidence"`
+	// Detail says which certificate, method or person, for people to read.
+	Detail string `json:"detail"`
+}
+
+// Silence is how an observer hears a peer.
+type Silence string
+
+// The degrees of silence; DESIGN section 6 has the two defaults.
+const (
+	SilenceSuspect Silence = "suspect" // 0.6 s without a beat
+	SilenceLost    Silence = "lost"    // 1.2 s where a host can be asked, else 3 s
+)
+
+// View is what one node hears of its peers; written by that node when it
+// changes, and again at intervals while somebody is silent: the record's
+// revision is the fresh nonce that the accused may answer (rule P17).
+type View struct {
+	Node NodeName `json:"node"`
+	Boot BootID   `json:"boot"`
+	// Silent lists the boots that are not heard.
+	Silent map[BootID]Silence `json:"silent,omitempty"`
+	// Abstain: the observer had a gap in its own loop and accuses nobody.
+	Abstain bool `json:"abstain,omitempty"`
+}
+
+// Appeal is the accused's answer: "I read the view with this revision".
+type Appeal struct {
+	Node NodeName `json:"node"`
+	Boot BootID   `json:"boot"`
+	// Answers maps each accusing node to the revision of its view.
+	Answers map[NodeName]Revision `json:"answers"`
+}
+
+// FenceReason is why a boot is to be fenced.
+type FenceReason string
+
+// The reasons of a fence decision.
+const (
+	FenceSilent     FenceReason = "silent"      // lost by agreement of the observers
+	FenceStopFailed FenceReason = "stop failed" // a stop there could not be verified
+	FenceOrphaned   FenceReason = "orphaned"    // its node runs a newer boot, and nothing ended this one
+)
+
+// Fence is the one decision to end a boot: created if absent, never withdrawn
+// (rules P17, P19). The leader assigns attempts to executors for ever.
+type Fence struct {
+	Boot     BootID      `json:"boot"`
+	Node     NodeName    `json:"node"`
+	Reason   FenceReason `json:"reason"`
+	Detail   string      `json:"detail"`
+	Epoch    Epoch       `json:"epoch"`
+	Attempt  int         `json:"attempt"`  // 1 for the first
+	Level    int         `json:"level"`    // index into the node's fence levels
+	Executor NodeName    `json:"executor"` // who carries this attempt out
+}
+
+// FenceReport is the executor's account of one attempt.
+type FenceReport struct {
+	Boot     BootID   `json:"boot"`
+	Attempt  int      `json:"attempt"`
+	Executor NodeName `json:"executor"`
+	Outcome  Outcome  `json:"outcome"`
+	Detail   string   `json:"detail"`
+}
+
+// Want is what the leader orders the owner to do.
+type Want string
+
+// The orders to an owner.
+const (
+	WantRun  Want = "run"
+	WantStop Want = "stop"
+)
+
+// Owner is the ownership record and the order in one: who may run a service,
+// and what that boot shall do with it (rule P15). It is taken when the order
+// commits. Boot is empty while nobody owns the service; Generation stays.
+type Owner struct {
+	Service    ServiceName `json:"service"`
+	Generation Generation  `json:"generation"`
+	Node       NodeName    `json:"node,omitempty"`
+	Boot       BootID      `json:"boot,omitempty"`
+	Want       Want        `json:"want,omitempty"`
+	Epoch      Epoch       `json:"epoch"`
+	// Service definition as ordered: the owner starts, restarts and stops
+	// exactly this, whatever the configuration says by then.
+	Definition ServiceConfig `json:"definition"`
+	Reason     string        `json:"reason"`
+}
+
+// Ticket opens a start: the owner commits it before the first agent runs,
+// comparing owner, generation, boot-not-ended and epoch (rule P15).
+type Ticket struct {
+	Service    ServiceName `json:"service"`
+	Generation Generation  `json:"generation"`
+	Node       NodeName    `json:"node"`
+	Boot       BootID      `json:"boot"`
+	Epoch      Epoch       `json:"epoch"`
+}
+
+// ReportState is what an owner says of a service.
+type ReportState string
+
+// The states that an owner reports. No report means unknown: still owner.
+const (
+	ReportStarting   ReportState = "starting"
+	ReportRunning    ReportState = "running"
+	ReportRestarting ReportState = "restarting"  // failed, being restarted in place under the same ticket
+	ReportStopping   ReportState = "stopping"    // stop under way, not verified
+	ReportStopped    ReportState = "stopped"     // every resource verified stopped, on order
+	ReportFailed     ReportState = "failed"      // did not run; every resource verified stopped
+	ReportStopFailed ReportState = "stop failed" // may be active; only fencing helps
+)
+
+// Report is the owner's account of one service.
+type Report struct {
+	Service    ServiceName `json:"service"`
+	Node       NodeName    `json:"node"`
+	Boot       BootID      `json:"boot"`
+	Generation Generation  `json:"generation"`
+	State      ReportState `json:"state"`
+	Detail     string      `json:"detail,omitempty"`   // which resource, what it said
+	Restarts   int         `json:"restarts,omitempty"` // in place, in this generation
+}
+
+// Probe says what a node found active before it may own anything (rule P24).
+type Probe struct {
+	Node NodeName `json:"node"`
+	Boot BootID   `json:"boot"`
+	// Config is the revision of the configuration whose services were probed.
+	Config Revision `json:"config"`
+	// Active lists services found active though not owned and not stoppable,
+	// or whose probe failed: an error counts as active (rule P16).
+	Active map[ServiceName]string `json:"active,omitempty"`
+}
+
+// Failure remembers that a node could not run a service.
+type Failure struct {
+	Service ServiceName `json:"service"`
+	Node    NodeName    `json:"node"`
+	Count   int         `json:"count"`
+	Detail  string      `json:"detail"`
+}
+
+// Standby is an operator's wish that a node owns nothing.
+type Standby struct {
+	Node NodeName `json:"node"`
+	By   string   `json:"by"`
+}
+
+// Wish is an operator's word on one service; absent means: run it anywhere.
+type Wish struct {
+	Service ServiceName `json:"service"`
+	Stopped bool        `json:"stopped,omitempty"`
+	// MoveTo is cleared by the leader once the service runs there.
+	MoveTo NodeName `json:"move_to,omitempty"`
+	By     string   `json:"by"`
+}
+
+// Token admits one node, once.
+type Token struct {
+	ID string `json:"id"`
+	// SecretHash is SHA-256 of the secret half, in hex.
+	SecretHash string `json:"secret_hash"`
+	Node       string `json:"node,omitempty"`
+}

@@ -1,0 +1,164 @@
+// Package hostapi is the vocabulary of hostd's native API: HTTP with JSON
+// bodies over mutual TLS for clusters, and the same over a guest's own channel
+// for that guest. It is pure: paths, messages, limits, signature checks.
+//
+//	GET  /v1/host                    Host
+//	GET  /v1/guests                  []Guest    those the caller's cluster may ask about
+//	GET  /v1/guests/{id}             Guest
+//	POST /v1/guests/{id}/{action}    Order -> Reply    action: off on pause unpause
+//	GET  /v1/events?since=N          server-sent events, see EventHello
+//	POST /v1/ack                     Ack -> {}
+//
+// On a guest's own channel, for that guest only:
+//
+//	GET  /v1/self                    Self
+//	POST /v1/bind                    BindRequest -> cluster.Binding
+//
+// A request that is refused gets an Error body and a 4xx status: nothing was
+// done. A guest that the caller may not ask about and a guest that does not
+// exist get the same answer.
+package hostapi
+
+import (
+	"crypto/ed25519"
+	"errors"
+
+	"ringfence/internal/cluster"
+)
+
+// Limits of both sides.
+const (
+	// BodyLimitBytes bounds every request and reply body but the event stream.
+	BodyLimitBytes = 64 << 10
+	// EventLimitBytes bounds one event of the stream.
+	EventLimitBytes = 16 << 10
+)
+
+// Actions of POST /v1/guests/{id}/{action}.
+const (
+	ActionOff     = "off"
+	ActionOn      = "on"
+	ActionPause   = "pause"
+	ActionUnpause = "unpause"
+)
+
+// Order is the body of every call that changes something (rule P8). hostd
+// persists the highest epoch of each cluster and incarnation before it acts
+// and refuses lower ones.
+type Order struct {
+	Cluster     cluster.ClusterID   `json:"cluster"`
+	Incarnation cluster.Incarnation `json:"incarnation"`
+	Epoch       cluster.Epoch       `json:"epoch"`
+	// Decision names the decision that the call carries out, for the audit log
+	// and so that a repeated call is recognised.
+	Decision string `json:"decision"`
+	// Life is the only life that the call may touch. Empty for on.
+	Life cluster.LifeID `json:"life,omitempty"`
+}
+
+// Reply is the answer to an Order. Done for off means: verified gone.
+type Reply struct {
+	Outcome cluster.Outcome `json:"outcome"`
+	Detail  string          `json:"detail,omitempty"`
+	// Certificate comes with the outcome done of off, and whenever the named
+	// life is known to have ended under this hostd's eyes.
+	Certificate *cluster.DeathCertificate `json:"certificate,omitempty"`
+	// Life is the new life after on.
+	Life cluster.LifeID `json:"life,omitempty"`
+}
+
+// Host is the answer to GET /v1/host.
+type Host struct {
+	Name     cluster.HostName `json:"name"`
+	HostBoot string           `json:"host_boot"`
+	Version  string           `json:"version"`
+}
+
+// Guest is one guest as hostd tells it to a cluster that may ask.
+type Guest struct {
+	ID    cluster.GuestID `json:"id"`
+	Name  string          `json:"name"`
+	State string          `json:"state"` // a hypervisor.GuestState; "" is unknown
+	Life  cluster.LifeID  `json:"life,omitempty"`
+}
+
+// Ack tells hostd that a certificate stands in the store (rule P9).
+type Ack struct {
+	Seq      uint64           `json:"seq"`
+	Revision cluster.Revision `json:"revision"`
+}
+
+// Names of the server-sent events on /v1/events. Certificates carry their
+// sequence number as the event id; `since=N` (or Last-Event-ID) repeats every
+// kept certificate behind N. A comment line every KeepAliveSeconds shows life.
+const (
+	EventHello       = "hello"       // data: Hello; always first
+	EventCertificate = "certificate" // data: cluster.DeathCertificate
+	EventGuest       = "guest"       // data: Guest; its state changed
+)
+
+// KeepAliveSeconds is the longest silence of a healthy event stream.
+const KeepAliveSeconds = 1
+
+// Hello opens the event stream.
+type Hello struct {
+	Host     cluster.HostName `json:"host"`
+	HostBoot string           `json:"host_boot"`
+	LastSeq  uint64           `json:"last_seq"`
+}
+
+// Self is what a guest may know about itself.
+type Self struct {
+	Host     cluster.HostName `json:"host"`
+	HostBoot string           `json:"host_boot"`
+	Guest    cluster.GuestID  `json:"guest"`
+	Name     string           `json:"name"`
+	Life     cluster.LifeID   `json:"life"`
+	// Boot is set where the hypervisor knows the guest's boots (proc: one per
+	// life); elsewhere the guest takes its kernel's boot id.
+	Boot cluster.BootID `json:"boot,omitempty"`
+}
+
+// BindRequest asks for a signed statement of who is asking (rule P11). The
+// first cluster to bind a guest owns it; another cluster id is refused.
+type BindRequest struct {
+	Cluster cluster.ClusterID `json:"cluster"`
+	Node    cluster.NodeName  `json:"node"`
+	Boot    cluster.BootID    `json:"boot"`
+	Nonce   string            `json:"nonce"` // fresh, at most 64 bytes
+}
+
+// Error is the body of every refusal.
+type Error struct {
+	Code    string `json:"code"`
+	Message string `json:"message"` // says what is allowed, for a person
+}
+
+// Codes of Error.
+const (
+	CodeBadRequest = "bad_request"
+	CodeForbidden  = "forbidden"   // also: no such guest
+	CodeStaleEpoch = "stale_epoch" // a newer leader has spoken
+	CodeOtherLife  = "other_life"
+	CodeInternal   = "internal"
+)
+
+// ErrSignature: the signature does not belong to the statement and key.
+var ErrSignature = errors.New("signature does not match the enrolled key of the host")
+
+// VerifyCertificate checks the signature of a death certificate.
+func VerifyCertificate(key ed25519.PublicKey, c cluster.DeathCertificate) error {
+	return verify(key, c.SigningBytes(), c.Signature)
+}
+
+// VerifyBinding checks the signature of a binding.
+func VerifyBinding(key ed25519.PublicKey, b cluster.Binding) error {
+	return verify(key, b.SigningBytes(), b.Signature)
+}
+
+func verify(key ed25519.PublicKey, message, signature []byte) error {
+	if len(key) != ed25519.PublicKeySize || !ed25519.Verify(key, message, signature) {
+		return ErrSignature
+	}
+	return nil
+}

@@ -60,13 +60,19 @@ type Boot struct {
 	ID    BootID   `json:"id"`
 	Node  NodeName `json:"node"`
 	Phase Phase    `json:"phase"`
-	// Life, Guest and Host come from the host's signed binding; empty on bare
+	// Life, Guest and Places come from the host's signed binding; empty on bare
 	// metal, where no host can be asked.
 	Life  LifeID  `json:"life,omitempty"`
 	Guest GuestID `json:"guest,omitempty"`
 	// Places is every host where the life is or may be (rule P5).
 	Places  []HostName `json:"places,omitempty"`
 	Binding *Binding   `json:"binding,omitempty"`
+	// Machine identifies the hardware (DMI UUID or machine id): where no host
+	// can be asked, a new boot of the same machine ends the former (rule P6).
+	Machine string `json:"machine,omitempty"`
+	// Predecessors are the boots of the same node that stood in the store when
+	// this one registered: it is newer than each of them.
+	Predecessors []BootID `json:"predecessors,omitempty"`
 }
 
 // Ended is a tombstone: the boot will never act again. Written once, create-if-absent.
@@ -114,7 +120,6 @@ type FenceReason string
 const (
 	FenceSilent     FenceReason = "silent"      // lost by agreement of the observers
 	FenceStopFailed FenceReason = "stop failed" // a stop there could not be verified
-	FenceOrphaned   FenceReason = "orphaned"    // its node runs a newer boot, and nothing ended this one
 )
 
 // Fence is the one decision to end a boot: created if absent, never withdrawn
@@ -158,7 +163,7 @@ type Owner struct {
 	Boot       BootID      `json:"boot,omitempty"`
 	Want       Want        `json:"want,omitempty"`
 	Epoch      Epoch       `json:"epoch"`
-	// Service definition as ordered: the owner starts, restarts and stops
+	// Definition is the service as ordered: the owner starts, restarts and stops
 	// exactly this, whatever the configuration says by then.
 	Definition ServiceConfig `json:"definition"`
 	Reason     string        `json:"reason"`

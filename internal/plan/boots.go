@@ -1,0 +1,216 @@
+package plan
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"ringfence/internal/cluster"
+)
+
+// AppealAge is how long an answer of the accused counts: two refreshes of the
+// accusing view. Older answers are no longer "at hand" (I6).
+const AppealAge = 2 * time.Second
+
+// standing is what the records say of one boot.
+type standing struct {
+	cluster.Rec[cluster.Boot]
+	ended     bool
+	endedRev  cluster.Revision
+	doomed    bool // a fence decision stands
+	latest    bool // no newer boot of the node is registered
+	suspectBy []cluster.NodeName
+	lostBy    []cluster.NodeName // subset of suspectBy
+	observers int                // who may accuse it
+	appealed  []cluster.NodeName // accusers whose fresh nonce it answered
+	state     cluster.NodeState
+}
+
+func (b *standing) id() cluster.BootID { return b.Value.ID }
+
+func (b *standing) node() cluster.NodeName { return b.Value.Node }
+
+// judgeBoots computes the standing of every boot.
+func (p *planner) judgeBoots() {
+	p.byBoot = map[cluster.BootID]*standing{}
+	for _, rec := range p.s.Boots {
+		b := standing{Rec: rec, latest: true}
+		if ended, ok := p.s.Ended[rec.Value.ID]; ok {
+			b.ended, b.endedRev = true, ended.Rev
+		}
+		_, b.doomed = p.s.Fences[rec.Value.ID]
+		p.boots = append(p.boots, b)
+	}
+	slices.SortFunc(p.boots, func(a, b standing) int {
+		return cmp.Or(cmp.Compare(a.node(), b.node()), cmp.Compare(a.id(), b.id()))
+	})
+	for i := range p.boots {
+		p.byBoot[p.boots[i].id()] = &p.boots[i]
+	}
+	for i := range p.boots {
+		for _, before := range p.boots[i].Value.Predecessors {
+			if b := p.byBoot[before]; b != nil {
+				b.latest = false
+			}
+		}
+	}
+	for i := range p.boots {
+		p.hear(&p.boots[i])
+		p.boots[i].state = p.bootState(&p.boots[i])
+	}
+}
+
+// hear collects who accuses a boot. Observers are the members that have not
+// ended, are not doomed, do not abstain and are not the accused (rule P17).
+func (p *planner) hear(accused *standing) {
+	if accused.ended {
+		return
+	}
+	for i := range p.boots {
+		observer := &p.boots[i]
+		if observer.ended || observer.doomed || observer.node() == accused.node() ||
+			observer.Value.Phase == cluster.PhaseJoining {
+			continue
+		}
+		view, ok := p.s.Views[observer.node()]
+		if ok && view.Value.Boot == observer.id() && view.Value.Abstain {
+			continue
+		}
+		accused.observers++
+		if !ok || view.Value.Boot != observer.id() {
+			continue
+		}
+		p.accuse(accused, view)
+	}
+}
+
+func (p *planner) accuse(accused *standing, view cluster.Rec[cluster.View]) {
+	silence := view.Value.Silent[accused.id()]
+	if silence == "" {
+		return
+	}
+	accused.suspectBy = append(accused.suspectBy, view.Value.Node)
+	if silence == cluster.SilenceLost {
+		accused.lostBy = append(accused.lostBy, view.Value.Node)
+	}
+	appeal, ok := p.s.Appeals[accused.id()]
+	if !ok || appeal.Value.Answers[view.Value.Node] == 0 {
+		return
+	}
+	if good := appeal.Since + AppealAge; p.Now < good {
+		accused.appealed = append(accused.appealed, view.Value.Node)
+		p.wakeAt(good)
+	}
+}
+
+// majority reports whether so many of the observers agree.
+func (b *standing) majority(accusers []cluster.NodeName) bool {
+	return len(accusers) > 0 && 2*len(accusers) > b.observers
+}
+
+// silent reports whether the observers agree that the boot is lost and no
+// answer of its to a fresh nonce is at hand.
+func (b *standing) silent() bool { return b.majority(b.lostBy) && len(b.appealed) == 0 }
+
+func (b *standing) suspect() bool { return b.majority(b.suspectBy) && len(b.appealed) == 0 }
+
+func (p *planner) bootState(b *standing) cluster.NodeState {
+	switch {
+	case b.ended:
+		switch p.s.Ended[b.id()].Value.Evidence {
+		case cluster.EvidenceLeave:
+			return cluster.NodeLeft
+		case cluster.EvidenceFenced:
+			return cluster.NodeFenced
+		}
+		return cluster.NodeEnded
+	case b.doomed:
+		return cluster.NodeLost
+	case b.suspect():
+		return cluster.NodeSuspect
+	case b.Value.Phase == cluster.PhaseLeaving:
+		return cluster.NodeLeaving
+	case b.Value.Phase == cluster.PhaseMember:
+		return cluster.NodeMember
+	}
+	return cluster.NodeJoining
+}
+
+// bootOf returns the newest boot of a node that is not known to have a
+// successor, or nil.
+func (p *planner) bootOf(node cluster.NodeName) *standing {
+	for i := range p.boots {
+		if p.boots[i].node() == node && p.boots[i].latest {
+			return &p.boots[i]
+		}
+	}
+	return nil
+}
+
+// nodeStatus fills in the nodes of the result, in the order of their names.
+func (p *planner) nodeStatus() {
+	names := map[cluster.NodeName]bool{}
+	for name := range p.s.Nodes {
+		names[name] = true
+	}
+	for _, n := range p.s.Config.Value.Nodes {
+		names[n.Name] = true
+	}
+	for _, name := range sortedKeys(names) {
+		p.result.Nodes = append(p.result.Nodes, p.statusOf(name))
+	}
+}
+
+func (p *planner) statusOf(name cluster.NodeName) NodeStatus {
+	status := NodeStatus{Name: name}
+	b := p.bootOf(name)
+	switch {
+	case b == nil && p.s.Nodes[name].Rev == 0:
+		status.Why = append(status.Why, "is in the configuration but never joined: run `ringfence join` there")
+	case b == nil:
+		status.Why = append(status.Why, "has not booted since it joined")
+	default:
+		status.State, status.Boot, status.Places = b.state, b.id(), b.Value.Places
+		status.Why = p.whyBoot(b)
+	}
+	for i := range p.boots {
+		old := &p.boots[i]
+		if old.node() == name && !old.latest && !old.ended {
+			status.Why = append(status.Why, fmt.Sprintf("its earlier boot %s is not proved ended", old.id()))
+		}
+	}
+	if _, standby := p.s.Standby[name]; standby {
+		status.Why = append(status.Why, "is on standby")
+	}
+	return status
+}
+
+func (p *planner) whyBoot(b *standing) []string {
+	var why []string
+	if b.ended {
+		ended := p.s.Ended[b.id()].Value
+		return append(why, fmt.Sprintf("%s: %s", ended.Evidence, ended.Detail))
+	}
+	if len(b.suspectBy) > 0 {
+		why = append(why, fmt.Sprintf("not heard by %s (%d of %d observers, %d of them say lost)",
+			joinNames(b.suspectBy), len(b.suspectBy), b.observers, len(b.lostBy)))
+	}
+	if len(b.appealed) > 0 {
+		why = append(why, "answers through the store, so it is not silent: check the heartbeat network")
+	}
+	if b.doomed {
+		why = append(why, p.whyFence(b))
+	}
+	return why
+}
+
+func joinNames(names []cluster.NodeName) string {
+	out := make([]string, 0, len(names))
+	for _, n := range names {
+		out = append(out, string(n))
+	}
+	slices.Sort(out)
+	return strings.Join(out, ", ")
+}

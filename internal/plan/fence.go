@@ -1,0 +1,215 @@
+package plan
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"ringfence/internal/cluster"
+)
+
+// Back-off between attempts of one fence decision; attempts never end (P19).
+const (
+	RetryFirst = 250 * time.Millisecond
+	RetryMost  = 2 * time.Second
+	// AttemptTimeout is how long the leader waits for an executor's report
+	// before the next executor tries. It says nothing about the outcome.
+	AttemptTimeout = 15 * time.Second
+)
+
+// endBoots writes a tombstone for every boot whose end is proved.
+func (p *planner) endBoots() {
+	for i := range p.boots {
+		b := &p.boots[i]
+		if b.ended {
+			continue
+		}
+		kind, detail, guards := p.evidenceFor(b)
+		if kind == "" {
+			continue
+		}
+		guards = append(guards, absent(cluster.KeyEnded(b.id())), guardOf(cluster.KeyBoot(b.id()), b.Rev))
+		p.order(OrderEnd, string(b.id()), fmt.Sprintf("boot %s of %s has ended: %s (%s)", b.id(), b.node(), kind, detail),
+			guards, cluster.Put(cluster.KeyEnded(b.id()), cluster.Ended{
+				Boot: b.id(), Node: b.node(), Evidence: kind, Detail: detail,
+			}))
+	}
+}
+
+// evidenceFor looks for the proof that a boot has ended; kind "" is none.
+func (p *planner) evidenceFor(b *standing) (cluster.EvidenceKind, string, []cluster.Guard) {
+	if kind, detail, guards := p.certified(b); kind != "" {
+		return kind, detail, guards
+	}
+	if report, ok := p.s.FenceRp[b.id()]; ok && b.doomed && report.Value.Outcome == cluster.OutcomeDone {
+		return cluster.EvidenceFenced, fmt.Sprintf("attempt %d by %s: %s", report.Value.Attempt, report.Value.Executor, report.Value.Detail),
+			[]cluster.Guard{guardOf(cluster.KeyFenceReport(b.id()), report.Rev)}
+	}
+	for i := range p.boots {
+		newer := &p.boots[i]
+		if newer.node() == b.node() && slices.Contains(newer.Value.Predecessors, b.id()) && sameMachine(newer.Value, b.Value) {
+			return cluster.EvidenceSuperseded, fmt.Sprintf("boot %s runs there now", newer.id()),
+				[]cluster.Guard{guardOf(cluster.KeyBoot(newer.id()), newer.Rev)}
+		}
+	}
+	return "", "", nil
+}
+
+// certified reports whether every place of the boot's life has signed its end
+// (rules P5, P11): a certificate by a host where the life is not counts nothing.
+func (p *planner) certified(b *standing) (cluster.EvidenceKind, string, []cluster.Guard) {
+	if b.Value.Life == "" || len(b.Value.Places) == 0 {
+		return "", "", nil
+	}
+	kind, detail := cluster.EvidenceCertificate, ""
+	var guards []cluster.Guard
+	for _, place := range b.Value.Places {
+		cert, ok := p.s.CertificateOf(b.Value.Life, place)
+		if !ok || cert.Value.Guest != b.Value.Guest || cert.Value.Cluster != p.s.Meta.Value.ID {
+			return "", "", nil
+		}
+		switch cert.Value.Cause {
+		case cluster.CauseHostRestarted:
+			kind = cluster.EvidenceHostRestarted
+		case cluster.CauseFenced:
+			kind = cluster.EvidenceFenced
+		}
+		detail = fmt.Sprintf("host %s, its no. %d: life %s, %s", place, cert.Value.Seq, cert.Value.Life, cert.Value.Cause)
+		guards = append(guards, guardOf(cluster.KeyCertificate(b.Value.Life, place), cert.Rev))
+	}
+	return kind, detail, guards
+}
+
+// sameMachine reports whether a newer boot proves that the former has ended:
+// both in one life, or both on the same bare machine (rule P6).
+func sameMachine(newer, former cluster.Boot) bool {
+	if newer.Life != "" || former.Life != "" {
+		return newer.Life == former.Life
+	}
+	return newer.Machine != "" && newer.Machine == former.Machine
+}
+
+// fenceLost decides to fence what the observers agree is lost.
+func (p *planner) fenceLost() {
+	for i := range p.boots {
+		b := &p.boots[i]
+		if b.ended || b.doomed || !b.silent() {
+			continue
+		}
+		p.decideFence(b, cluster.FenceSilent, fmt.Sprintf("lost by %s, %d of %d observers", joinNames(b.lostBy), len(b.lostBy), b.observers))
+	}
+}
+
+// decideFence creates the one fence record of a boot, with its first attempt.
+func (p *planner) decideFence(b *standing, reason cluster.FenceReason, detail string) {
+	executor := p.executor(b, 1)
+	if executor == "" {
+		return
+	}
+	b.doomed = true // for the rest of this plan
+	p.order(OrderFence, string(b.id()), fmt.Sprintf("fence boot %s of %s, %s: %s; attempt 1 by %s", b.id(), b.node(), reason, detail, executor),
+		[]cluster.Guard{
+			absent(cluster.KeyFence(b.id())), absent(cluster.KeyEnded(b.id())),
+			guardOf(cluster.KeyBoot(b.id()), b.Rev),
+		},
+		cluster.Put(cluster.KeyFence(b.id()), cluster.Fence{
+			Boot: b.id(), Node: b.node(), Reason: reason, Detail: detail,
+			Epoch: p.s.Leader.Value.Epoch, Attempt: 1, Executor: executor,
+		}))
+}
+
+// retryFences assigns the next attempt of every decision that is not fulfilled.
+func (p *planner) retryFences() {
+	for _, boot := range sortedKeys(p.s.Fences) {
+		b, fence := p.byBoot[boot], p.s.Fences[boot]
+		if b == nil || b.ended {
+			continue
+		}
+		due, why := p.attemptDue(fence)
+		if due > p.Now {
+			p.wakeAt(due)
+			continue
+		}
+		p.retry(b, fence, why)
+	}
+}
+
+// attemptDue says when the next attempt may go out, and what became of the last.
+func (p *planner) attemptDue(fence cluster.Rec[cluster.Fence]) (time.Duration, string) {
+	if report, ok := p.s.FenceRp[fence.Value.Boot]; ok && report.Value.Attempt == fence.Value.Attempt {
+		if report.Value.Outcome == cluster.OutcomeDone {
+			return p.Now + RetryMost, "" // endBoots of this plan takes it up
+		}
+		return report.Since + retryDelay(fence.Value.Attempt),
+			fmt.Sprintf("attempt %d by %s: %s, %s", fence.Value.Attempt, fence.Value.Executor, report.Value.Outcome, report.Value.Detail)
+	}
+	if b := p.bootOf(fence.Value.Executor); b == nil || b.ended || b.doomed || b.suspect() {
+		return p.Now, fmt.Sprintf("attempt %d: executor %s is gone", fence.Value.Attempt, fence.Value.Executor)
+	}
+	return fence.Since + AttemptTimeout,
+		fmt.Sprintf("attempt %d: no report by %s for %v", fence.Value.Attempt, fence.Value.Executor, AttemptTimeout)
+}
+
+// retryDelay doubles from RetryFirst up to RetryMost.
+func retryDelay(attempt int) time.Duration {
+	delay := RetryFirst
+	for i := 1; i < attempt && delay < RetryMost; i++ {
+		delay *= 2
+	}
+	return min(delay, RetryMost)
+}
+
+func (p *planner) retry(b *standing, fence cluster.Rec[cluster.Fence], why string) {
+	next := fence.Value
+	next.Attempt++
+	next.Executor = p.executor(b, next.Attempt)
+	if next.Executor == "" {
+		return
+	}
+	next.Level = (next.Attempt - 1) % len(p.fenceLevels(b.node()))
+	next.Epoch = p.s.Leader.Value.Epoch
+	p.order(OrderRetry, string(b.id()), fmt.Sprintf("fence boot %s of %s again, attempt %d by %s (%s)", b.id(), b.node(), next.Attempt, next.Executor, why),
+		[]cluster.Guard{
+			guardOf(cluster.KeyFence(b.id()), fence.Rev), absent(cluster.KeyEnded(b.id())),
+		},
+		cluster.Put(cluster.KeyFence(b.id()), next))
+}
+
+// fenceLevels returns how a node is fenced.
+func (p *planner) fenceLevels(node cluster.NodeName) [][]string {
+	if n, ok := p.s.Config.Value.Node(node); ok && len(n.Fence) > 0 {
+		return n.Fence
+	}
+	return cluster.DefaultFence()
+}
+
+// executor picks who carries out an attempt: the planning node first, then the
+// other healthy members in turn, since a device may be reachable from some only.
+func (p *planner) executor(victim *standing, attempt int) cluster.NodeName {
+	var able []cluster.NodeName
+	for i := range p.boots {
+		b := &p.boots[i]
+		healthy := b.state == cluster.NodeMember || b.state == cluster.NodeLeaving || b.state == cluster.NodeJoining
+		if healthy && b.latest && !b.doomed && b.node() != victim.node() {
+			able = append(able, b.node())
+		}
+	}
+	if len(able) == 0 {
+		return ""
+	}
+	first := max(slices.Index(able, p.Self), 0)
+	return able[(first+attempt-1)%len(able)]
+}
+
+func (p *planner) whyFence(b *standing) string {
+	fence, ok := p.s.Fences[b.id()]
+	if !ok {
+		return "is being fenced now"
+	}
+	text := fmt.Sprintf("to be fenced (%s: %s); attempt %d by %s", fence.Value.Reason, fence.Value.Detail, fence.Value.Attempt, fence.Value.Executor)
+	report, ok := p.s.FenceRp[b.id()]
+	if !ok {
+		return text + " is under way"
+	}
+	return fmt.Sprintf("%s; last report, of attempt %d: %s, %s", text, report.Value.Attempt, report.Value.Outcome, report.Value.Detail)
+}

@@ -1,0 +1,76 @@
+package plan
+
+import (
+	"fmt"
+
+	"ringfence/internal/cluster"
+)
+
+// choose picks the boot that takes a service: the target of a move, else the
+// first node of the service's own list, else the least loaded of all. With
+// failedHere the present owner has just failed and is passed over.
+func (r *serviceRun) choose(failedHere bool) *standing {
+	candidates := r.s.Config.Value.Candidates(r.def)
+	if target := r.wish.Value.MoveTo; target != "" && !(failedHere && target == r.owner.Value.Node) {
+		if bar := r.bar(target); bar == "" {
+			return r.bootOf(target)
+		}
+	}
+	var best *standing
+	for _, name := range candidates {
+		if failedHere && name == r.owner.Value.Node {
+			continue
+		}
+		if bar := r.bar(name); bar != "" {
+			r.why("not on %s: it %s", name, bar)
+			continue
+		}
+		b := r.bootOf(name)
+		if best == nil || len(r.def.Nodes) == 0 && r.load[name] < r.load[best.node()] {
+			best = b
+		}
+	}
+	return best
+}
+
+// bar says why a node may not take the service now; "" when it may.
+func (r *serviceRun) bar(name cluster.NodeName) string {
+	if !r.allowed(name) {
+		return "is not among its nodes"
+	}
+	b := r.bootOf(name)
+	if b == nil {
+		return "has not booted"
+	}
+	if b.state != cluster.NodeMember {
+		return "is " + string(b.state)
+	}
+	if b.doomed {
+		return "is to be fenced"
+	}
+	if _, standby := r.s.Standby[name]; standby {
+		return "is on standby"
+	}
+	for i := range r.boots {
+		old := &r.boots[i]
+		if old.node() == name && !old.latest && !old.ended {
+			return fmt.Sprintf("has an earlier boot (%s) that is not proved ended", old.id())
+		}
+	}
+	return r.barFailure(name)
+}
+
+// barFailure avoids a node that failed to run the service lately.
+func (r *serviceRun) barFailure(name cluster.NodeName) string {
+	failure, failed := r.s.FailureOf(r.name, name)
+	if !failed {
+		return ""
+	}
+	until := failure.Since + r.def.FailureExpiry
+	if until <= r.Now {
+		return ""
+	}
+	r.wakeAt(until)
+	return fmt.Sprintf("failed to run it (%s), tried again in %v or after `ringfence service clear %s`",
+		failure.Value.Detail, (until - r.Now).Round(1e9), r.name)
+}

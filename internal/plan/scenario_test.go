@@ -1,0 +1,392 @@
+package plan
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"ringfence/internal/cluster"
+)
+
+var update = flag.Bool("update", false, "rewrite the expected stories; explain every changed line in the commit")
+
+const wantMark = "-- want --\n"
+
+// TestScenarios plays every file in testdata: a comment that says why, commands
+// one a line, and behind the mark the expected story.
+func TestScenarios(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no scenarios found: %v", err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
+			data, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			script, want, marked := strings.Cut(string(data), wantMark)
+			if !strings.HasPrefix(script, "# why: ") {
+				t.Error("a scenario begins with `# why: `")
+			}
+			got := play(t, script)
+			if *update {
+				if err := os.WriteFile(file, []byte(script+wantMark+got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			if !marked || strings.TrimSpace(want) == "" {
+				t.Fatal("the scenario has no expected story")
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("story (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func play(t *testing.T, script string) string {
+	w := newWorld()
+	for i, line := range strings.Split(script, "\n") {
+		line, _, _ = strings.Cut(line, "#")
+		args := strings.Fields(line)
+		if len(args) == 0 {
+			continue
+		}
+		do, ok := verbs[args[0]]
+		if !ok {
+			t.Fatalf("line %d: no command %q", i+1, args[0])
+		}
+		if args[0] != "settle" && args[0] != "plan" {
+			w.note("> %s", strings.Join(args, " "))
+		}
+		do(w, args[1:])
+		for _, fault := range w.faults {
+			t.Errorf("line %d (%s): %s", i+1, strings.TrimSpace(line), fault)
+		}
+		w.faults = nil
+	}
+	return strings.Join(w.story, "\n") + "\n"
+}
+
+// verbs are the commands of a scenario. Wrong arguments panic: it is a test.
+var verbs = map[string]func(w *world, args []string){
+	"cluster":   func(w *world, args []string) { doCluster(w, args) },
+	"service":   doService,
+	"unservice": doUnservice,
+	"boot":      func(w *world, args []string) { doBoot(w, args[0], opts(args[1:])) },
+	"member":    func(w *world, args []string) { w.phase(args[0], cluster.PhaseMember) },
+	"leaving":   func(w *world, args []string) { w.phase(args[0], cluster.PhaseLeaving) },
+	"left":      func(w *world, args []string) { w.end(args[0], cluster.EvidenceLeave) },
+	"confirm":   func(w *world, args []string) { w.end(args[0], cluster.EvidenceOperator) },
+	"probe":     doProbe,
+	"silent":    doSilent,
+	"appeal":    doAppeal,
+	"cert":      doCert,
+	"attempt":   doAttempt,
+	"deaf":      func(w *world, args []string) { w.obey[cluster.NodeName(args[0])] = false },
+	"obey":      func(w *world, args []string) { w.obey[cluster.NodeName(args[0])] = true },
+	"on":        func(w *world, args []string) { w.fail[args[0]+"/"+args[1]] = strings.Join(args[2:], " ") },
+	"report":    doReport,
+	"place":     doPlace,
+	"standby":   func(w *world, args []string) { w.standby(args[0]) },
+	"unstandby": func(w *world, args []string) {
+		w.commit(nil, cluster.Remove(cluster.KeyStandby(cluster.NodeName(args[0]))))
+	},
+	"wish":    doWish,
+	"clear":   doClear,
+	"leader":  doLeader,
+	"wait":    doWait,
+	"settle":  func(w *world, _ []string) { w.settle() },
+	"plan":    func(w *world, _ []string) { w.plan() },
+	"why":     doWhy,
+	"whynode": doWhyNode,
+}
+
+func opts(args []string) map[string]string {
+	out := map[string]string{}
+	for _, a := range args {
+		k, v, _ := strings.Cut(a, "=")
+		out[k] = v
+	}
+	return out
+}
+
+// doCluster: cluster n1@h1 n2@h2 n3: members, booted, probed, obedient.
+func doCluster(w *world, args []string) {
+	config := cluster.Config{Name: "test"}
+	for _, a := range args {
+		name, _, _ := strings.Cut(a, "@")
+		config.Nodes = append(config.Nodes, cluster.NodeConfig{Name: cluster.NodeName(name)})
+		w.put(cluster.KeyNode(cluster.NodeName(name)), cluster.Node{Name: cluster.NodeName(name)})
+	}
+	w.put(cluster.KeyConfig, config)
+	for _, a := range args {
+		name, host, _ := strings.Cut(a, "@")
+		doBoot(w, name, map[string]string{"host": host})
+		w.phase(name, cluster.PhaseMember)
+		w.probe(name, "")
+		w.obey[cluster.NodeName(name)] = true
+	}
+}
+
+// doBoot: boot n1 host=h1 [life=same|NAME] [machine=M]: registers the next boot.
+func doBoot(w *world, node string, o map[string]string) {
+	n := cluster.NodeName(node)
+	last := w.boot(n)
+	num := 1
+	if last != "" {
+		_, digits, _ := strings.Cut(string(last), "-b")
+		num, _ = strconv.Atoi(digits)
+		num++
+	}
+	b := cluster.Boot{ID: cluster.BootID(fmt.Sprintf("%s-b%d", n, num)), Node: n, Phase: cluster.PhaseJoining, Machine: o["machine"]}
+	if o["host"] == "" && o["machine"] == "" {
+		b.Machine = "machine of " + node
+	}
+	if last != "" {
+		b.Predecessors = []cluster.BootID{last}
+	}
+	if o["host"] != "" {
+		b.Life, b.Guest = cluster.LifeID(fmt.Sprintf("%s-life%d", n, num)), cluster.GuestID("guest-"+node)
+		b.Places = []cluster.HostName{cluster.HostName(o["host"])}
+	}
+	if o["life"] == "same" {
+		b.Life = w.state.Boots[last].Value.Life
+	}
+	w.put(cluster.KeyBoot(b.ID), b)
+}
+
+func (w *world) phase(node string, phase cluster.Phase) {
+	b := w.state.Boots[w.boot(cluster.NodeName(node))].Value
+	b.Phase = phase
+	w.put(cluster.KeyBoot(b.ID), b)
+}
+
+func (w *world) end(node string, kind cluster.EvidenceKind) {
+	b := w.boot(cluster.NodeName(node))
+	w.put(cluster.KeyEnded(b), cluster.Ended{Boot: b, Node: cluster.NodeName(node), Evidence: kind, Detail: "as the scenario says"})
+}
+
+func (w *world) probe(node, active string) {
+	p := cluster.Probe{Node: cluster.NodeName(node), Boot: w.boot(cluster.NodeName(node)), Config: w.state.Config.Rev}
+	if active != "" {
+		p.Active = map[cluster.ServiceName]string{cluster.ServiceName(active): "found by its probe"}
+	}
+	w.put(cluster.KeyProbe(p.Node), p)
+}
+
+// doProbe: probe n1 [active=db]
+func doProbe(w *world, args []string) { w.probe(args[0], opts(args[1:])["active"]) }
+
+// doService: service db [nodes=n1,n2] [expiry=10m] [command=x] [noprobe=yes]
+func doService(w *world, args []string) {
+	o := opts(args[1:])
+	def := cluster.ServiceConfig{Name: cluster.ServiceName(args[0]), FailureExpiry: cluster.DefaultFailureExpiry}
+	if o["nodes"] != "" {
+		for _, n := range strings.Split(o["nodes"], ",") {
+			def.Nodes = append(def.Nodes, cluster.NodeName(n))
+		}
+	}
+	if o["expiry"] != "" {
+		def.FailureExpiry, _ = time.ParseDuration(o["expiry"])
+	}
+	def.Resources = []cluster.Resource{{Name: "app", Agent: "exec", Params: map[string]string{"command": o["command"]}}}
+	config := w.state.Config.Value
+	config.Services = append(without(config.Services, def.Name), def)
+	w.put(cluster.KeyConfig, config)
+	if o["noprobe"] == "" {
+		w.probeAll()
+	}
+}
+
+func doUnservice(w *world, args []string) {
+	config := w.state.Config.Value
+	config.Services = without(config.Services, cluster.ServiceName(args[0]))
+	w.put(cluster.KeyConfig, config)
+	w.probeAll()
+}
+
+func without(services []cluster.ServiceConfig, name cluster.ServiceName) []cluster.ServiceConfig {
+	var out []cluster.ServiceConfig
+	for _, s := range services {
+		if s.Name != name {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+func (w *world) probeAll() {
+	for _, n := range w.state.Config.Value.Nodes {
+		if w.boot(n.Name) != "" && w.obey[n.Name] {
+			w.probe(string(n.Name), "")
+		}
+	}
+}
+
+// doSilent: silent n1 lost|suspect|heard|abstain by=n2,n3
+func doSilent(w *world, args []string) {
+	accused := w.boot(cluster.NodeName(args[0]))
+	for _, by := range strings.Split(opts(args[2:])["by"], ",") {
+		n := cluster.NodeName(by)
+		view := cluster.View{Node: n, Boot: w.boot(n), Silent: map[cluster.BootID]cluster.Silence{}}
+		for boot, s := range w.state.Views[n].Value.Silent {
+			view.Silent[boot] = s
+		}
+		view.Silent[accused] = cluster.Silence(args[1])
+		switch args[1] {
+		case "heard":
+			delete(view.Silent, accused)
+		case "abstain":
+			view.Silent, view.Abstain = nil, true
+		}
+		w.put(cluster.KeyView(n), view)
+	}
+}
+
+// doAppeal: appeal n1 to=n2,n3
+func doAppeal(w *world, args []string) {
+	b := w.boot(cluster.NodeName(args[0]))
+	a := cluster.Appeal{Node: cluster.NodeName(args[0]), Boot: b, Answers: map[cluster.NodeName]cluster.Revision{}}
+	for _, n := range strings.Split(opts(args[1:])["to"], ",") {
+		a.Answers[cluster.NodeName(n)] = w.state.Views[cluster.NodeName(n)].Rev
+	}
+	w.put(cluster.KeyAppeal(b), a)
+}
+
+// doCert: cert n1 [host=h1] [cause=crashed] [life=L] [guest=G] [boot=n1-b1] [cluster=c]
+func doCert(w *world, args []string) {
+	o := opts(args[1:])
+	id := w.boot(cluster.NodeName(args[0]))
+	if o["boot"] != "" {
+		id = cluster.BootID(o["boot"])
+	}
+	b := w.state.Boots[id].Value
+	c := cluster.DeathCertificate{Cluster: "c", Guest: b.Guest, Life: b.Life, Seq: 7, Cause: cluster.CauseCrashed}
+	if len(b.Places) > 0 {
+		c.Host = b.Places[0]
+	}
+	if o["host"] != "" {
+		c.Host = cluster.HostName(o["host"])
+	}
+	if o["cause"] != "" {
+		c.Cause = cluster.Cause(strings.ReplaceAll(o["cause"], "-", " "))
+	}
+	if o["life"] != "" {
+		c.Life = cluster.LifeID(o["life"])
+	}
+	if o["guest"] != "" {
+		c.Guest = cluster.GuestID(o["guest"])
+	}
+	if o["cluster"] != "" {
+		c.Cluster = cluster.ClusterID(o["cluster"])
+	}
+	w.put(cluster.KeyCertificate(c.Life, c.Host), c)
+}
+
+// doAttempt: attempt n1 done|not-done|unknown [number=2]: the executor's report.
+func doAttempt(w *world, args []string) {
+	b := w.boot(cluster.NodeName(args[0]))
+	f := w.state.Fences[b].Value
+	r := cluster.FenceReport{Boot: b, Attempt: f.Attempt, Executor: f.Executor, Outcome: cluster.Outcome(strings.ReplaceAll(args[1], "-", " ")), Detail: "as the scenario says"}
+	if n := opts(args[2:])["number"]; n != "" {
+		r.Attempt, _ = strconv.Atoi(n)
+	}
+	w.put(cluster.KeyFenceReport(b), r)
+}
+
+// doReport: report db running|... [boot=ID] [generation=N]: a report out of turn.
+func doReport(w *world, args []string) {
+	owner := w.state.Owners[cluster.ServiceName(args[0])].Value
+	o := opts(args[2:])
+	if o["boot"] != "" {
+		owner.Boot = cluster.BootID(o["boot"])
+	}
+	if o["generation"] != "" {
+		n, _ := strconv.Atoi(o["generation"])
+		owner.Generation = cluster.Generation(n)
+	}
+	w.report(owner, cluster.ReportState(strings.ReplaceAll(args[1], "-", " ")), "as the scenario says")
+}
+
+// doPlace: place n1 h1,h2: where its life is or may be.
+func doPlace(w *world, args []string) {
+	b := w.state.Boots[w.boot(cluster.NodeName(args[0]))].Value
+	b.Places = nil
+	for _, h := range strings.Split(args[1], ",") {
+		b.Places = append(b.Places, cluster.HostName(h))
+	}
+	w.put(cluster.KeyBoot(b.ID), b)
+}
+
+func (w *world) standby(node string) {
+	w.put(cluster.KeyStandby(cluster.NodeName(node)), cluster.Standby{Node: cluster.NodeName(node), By: "op"})
+}
+
+// doWish: wish db stop | start | move=n2
+func doWish(w *world, args []string) {
+	wish := cluster.Wish{Service: cluster.ServiceName(args[0]), By: "op"}
+	if args[1] == "start" {
+		w.commit(nil, cluster.Remove(cluster.KeyWish(wish.Service)))
+		return
+	}
+	wish.Stopped = args[1] == "stop"
+	wish.MoveTo = cluster.NodeName(opts(args[1:])["move"])
+	w.put(cluster.KeyWish(wish.Service), wish)
+}
+
+// doClear: clear db: forget its failures.
+func doClear(w *world, args []string) {
+	for _, n := range w.state.Config.Value.Nodes {
+		w.commit(nil, cluster.Remove(cluster.KeyFailure(cluster.ServiceName(args[0]), n.Name)))
+	}
+}
+
+// doLeader: leader n2: a new epoch; its clock sees every record for the first time.
+func doLeader(w *world, args []string) {
+	w.self = cluster.NodeName(args[0])
+	w.put(cluster.KeyLeader, cluster.Leader{Node: w.self, Boot: w.boot(w.self), Epoch: w.state.Leader.Value.Epoch + 1})
+}
+
+func doWait(w *world, args []string) {
+	d, err := time.ParseDuration(args[0])
+	if err != nil {
+		panic(err)
+	}
+	w.now += d
+}
+
+// doWhy: why db: what explain would say.
+func doWhy(w *world, args []string) {
+	result := Plan(Snapshot{State: w.state.Clone(), Now: w.now, Self: w.self})
+	for _, s := range result.Services {
+		if string(s.Name) == args[0] {
+			w.note("%s is %s", s.Name, s.State)
+			for _, line := range s.Why {
+				w.note("  %s", line)
+			}
+		}
+	}
+}
+
+// doWhyNode: whynode n1
+func doWhyNode(w *world, args []string) {
+	result := Plan(Snapshot{State: w.state.Clone(), Now: w.now, Self: w.self})
+	for _, n := range result.Nodes {
+		if string(n.Name) == args[0] {
+			w.note("%s is %s", n.Name, n.State)
+			for _, line := range n.Why {
+				w.note("  %s", line)
+			}
+		}
+	}
+}

@@ -1,0 +1,98 @@
+package executor
+
+import (
+	"context"
+	"strings"
+	"sync"
+
+	"ringfence/internal/cluster"
+	"ringfence/internal/store"
+)
+
+// reporter writes the newest report of a service, and keeps trying: a report
+// that is late costs time, a report that is lost would cost the service.
+type reporter struct {
+	w *worker
+
+	mu      sync.Mutex // guards pending
+	pending *cluster.Report
+	news    chan struct{} // capacity 1
+}
+
+func newReporter(w *worker) *reporter { return &reporter{w: w, news: make(chan struct{}, 1)} }
+
+// put replaces what is to be reported. It does not block.
+func (r *reporter) put(state cluster.ReportState, generation cluster.Generation, detail string, restarts int) {
+	report := cluster.Report{
+		Service: r.w.service, Node: r.w.Node, Boot: r.w.Boot, Generation: generation,
+		State: state, Detail: clip(detail), Restarts: restarts,
+	}
+	r.mu.Lock()
+	r.pending = &report
+	r.mu.Unlock()
+	select {
+	case r.news <- struct{}{}:
+	default:
+	}
+}
+
+// detailLimitBytes bounds what an agent's words may take in the store.
+const detailLimitBytes = 500
+
+func clip(s string) string {
+	if len(s) > detailLimitBytes {
+		return strings.ToValidUTF8(s[:detailLimitBytes], "") + "…"
+	}
+	return s
+}
+
+func (r *reporter) pendingReport() (cluster.Report, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.pending == nil {
+		return cluster.Report{}, false
+	}
+	return *r.pending, true
+}
+
+func (r *reporter) run(ctx context.Context) {
+	for ctx.Err() == nil {
+		report, ok := r.pendingReport()
+		if !ok {
+			wait(ctx, r.news)
+			continue
+		}
+		if !r.commit(ctx, report) {
+			sleep(ctx, commitRetry)
+			continue
+		}
+		r.mu.Lock()
+		if r.pending != nil && *r.pending == report {
+			r.pending = nil
+		}
+		r.mu.Unlock()
+	}
+}
+
+// commit writes a report while its boot and generation own the service; it
+// returns true when there is nothing left to do. The start ticket is not
+// compared: a report that the owner record allows is true whatever the epoch.
+func (r *reporter) commit(ctx context.Context, report cluster.Report) bool {
+	var owner cluster.Rec[cluster.Owner]
+	var known bool
+	r.w.Mirror.Read(func(s *cluster.State) { owner, known = s.Owners[report.Service] })
+	if !known || owner.Value.Boot != report.Boot || owner.Value.Generation != report.Generation {
+		return true // somebody else's by now
+	}
+	commitCtx, cancel := context.WithTimeout(ctx, commitTimeout)
+	defer cancel()
+	_, err := r.w.Store.Commit(commitCtx, store.Tx{
+		Guards: []cluster.Guard{{Key: cluster.KeyOwner(report.Service), Rev: owner.Rev}},
+		Writes: []cluster.Write{cluster.Put(cluster.KeyReport(report.Service), report)},
+	})
+	if err == nil {
+		return true
+	}
+	r.w.log.Debug("report not committed", "state", report.State, "err", err)
+	return false
+}

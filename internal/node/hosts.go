@@ -1,0 +1,246 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"ringfence/internal/cluster"
+	"ringfence/internal/store"
+	"ringfence/internal/wire/hostapi"
+)
+
+// Timings and bounds towards hosts.
+const (
+	redialFirst = 100 * time.Millisecond
+	redialMost  = time.Second
+	// pendingLimit bounds certificates kept for lives that no boot is known of yet.
+	pendingLimit = 1024
+)
+
+// hosts keeps one event stream to every enrolled host and turns certificates
+// into records.
+type hosts struct {
+	n *Node
+
+	mu      sync.Mutex // guards the fields below
+	links   map[cluster.HostName]*hostLink
+	pending map[cluster.LifeID]cluster.DeathCertificate // of lives without a known boot
+	guests  map[cluster.GuestID]hostapi.Guest           // last word of the hosts, for display
+}
+
+// hostLink is the connection to one host as it was enrolled at one revision.
+type hostLink struct {
+	rec    cluster.Rec[cluster.Host]
+	client Host
+	cancel context.CancelFunc
+	alive  bool // the event stream is up
+}
+
+func (h *hosts) init(n *Node) {
+	h.n = n
+	h.links = map[cluster.HostName]*hostLink{}
+	h.pending = map[cluster.LifeID]cluster.DeathCertificate{}
+	h.guests = map[cluster.GuestID]hostapi.Guest{}
+}
+
+// run follows the host records and the pending certificates.
+func (h *hosts) run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	return h.n.each(ctx, func(ctx context.Context, _ time.Duration) (time.Duration, error) {
+		s, _ := h.n.Mirror.Snapshot()
+		h.dialNew(ctx, &wg, &s)
+		known := h.known(&s)
+		for _, cert := range known {
+			h.commitCertificate(ctx, cert.Host, cert)
+		}
+		if len(known) > 0 {
+			return commitRetry, nil // what could not be stored is tried again
+		}
+		return 0, nil
+	})
+}
+
+// dialNew connects to hosts that are new or enrolled anew, and drops the others.
+func (h *hosts) dialNew(ctx context.Context, wg *sync.WaitGroup, s *cluster.State) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for name, link := range h.links {
+		if rec, still := s.Hosts[name]; !still || rec.Rev != link.rec.Rev {
+			link.cancel()
+			delete(h.links, name)
+		}
+	}
+	for name, rec := range s.Hosts {
+		if h.links[name] != nil {
+			continue
+		}
+		client, err := h.n.DialHost(rec.Value)
+		if err != nil {
+			h.n.Log.Error("host record cannot be used; enrol the host again", "component", "hosts", "host", name, "err", err)
+			continue
+		}
+		linkCtx, cancel := context.WithCancel(ctx)
+		link := &hostLink{rec: rec, client: client, cancel: cancel}
+		h.links[name] = link
+		wg.Go(func() { h.follow(linkCtx, link) })
+	}
+}
+
+// follow keeps the event stream of one host up.
+func (h *hosts) follow(ctx context.Context, link *hostLink) {
+	defer link.client.Close()
+	log := h.n.Log.With("component", "hosts", "host", link.rec.Value.Name)
+	delay := redialFirst
+	for ctx.Err() == nil {
+		err := link.client.Stream(ctx, 0, func(e HostEvent) {
+			delay = redialFirst
+			h.setAlive(link, true)
+			h.take(ctx, link, e)
+		})
+		if h.setAlive(link, false) && ctx.Err() == nil {
+			log.Warn("host cannot be asked", "err", err)
+		}
+		sleep(ctx, delay)
+		delay = min(2*delay, redialMost)
+	}
+}
+
+// setAlive notes whether the stream is up and returns whether it was.
+func (h *hosts) setAlive(link *hostLink, alive bool) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	was := link.alive
+	link.alive = alive
+	return was
+}
+
+// reachable reports whether the event stream of a host is up.
+func (h *hosts) reachable(name cluster.HostName) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.links[name] != nil && h.links[name].alive
+}
+
+func (h *hosts) take(ctx context.Context, link *hostLink, e HostEvent) {
+	switch {
+	case e.Certificate != nil:
+		h.commitCertificate(ctx, link.rec.Value.Name, *e.Certificate)
+	case e.Guest != nil:
+		h.n.Log.Debug("host tells of a guest", "component", "hosts", "host", link.rec.Value.Name, "guest", e.Guest.ID, "state", e.Guest.State)
+		h.mu.Lock()
+		h.guests[e.Guest.ID] = *e.Guest
+		h.mu.Unlock()
+	}
+}
+
+// off asks one host to end one life.
+func (h *hosts) off(ctx context.Context, name cluster.HostName, guest cluster.GuestID, o hostapi.Order) (hostapi.Reply, error) {
+	h.mu.Lock()
+	link := h.links[name]
+	h.mu.Unlock()
+	if link == nil {
+		return hostapi.Reply{}, fmt.Errorf("not enrolled in this cluster: run `ringfence host add`")
+	}
+	ctx, cancel := context.WithTimeout(ctx, fenceTimeout)
+	defer cancel()
+	return link.client.Off(ctx, guest, o)
+}
+
+// commitCertificate verifies a certificate that came from a host and makes it a
+// record, if it speaks of a boot of this cluster. It returns whether the
+// certificate stands in the store.
+func (h *hosts) commitCertificate(ctx context.Context, from cluster.HostName, cert cluster.DeathCertificate) bool {
+	s, _ := h.n.Mirror.Snapshot()
+	host, enrolled := s.Hosts[from]
+	log := h.n.Log.With("component", "hosts", "host", from, "life", cert.Life)
+	if !enrolled || cert.Host != from || cert.Cluster != h.n.Cluster {
+		log.Error("certificate refused: it is not this host's, or not for this cluster", "claims_host", cert.Host, "claims_cluster", cert.Cluster)
+		return false
+	}
+	if err := hostapi.VerifyCertificate(host.Value.SigningKey, cert); err != nil {
+		log.Error("certificate refused", "err", err)
+		return false
+	}
+	if standing, ok := s.CertificateOf(cert.Life, cert.Host); ok {
+		h.ack(ctx, cert, standing.Rev)
+		return true
+	}
+	if !h.concerns(&s, cert) {
+		return false
+	}
+	rev, err := h.n.commit(ctx, store.Tx{
+		Guards: []cluster.Guard{{Key: cluster.KeyCertificate(cert.Life, cert.Host)}},
+		Writes: []cluster.Write{cluster.Put(cluster.KeyCertificate(cert.Life, cert.Host), cert)},
+	})
+	if err != nil {
+		if h.standsNow(cert) {
+			return true // another node was first
+		}
+		log.Debug("certificate not stored yet", "err", err)
+		h.keep(cert)
+		return false
+	}
+	log.Info("death certificate stored", "cause", string(cert.Cause), "seq", cert.Seq, "revision", rev)
+	h.ack(ctx, cert, rev)
+	return true
+}
+
+// concerns reports whether a boot of the certified life is known; if not the
+// certificate is kept, since the record of its boot may be on the way.
+func (h *hosts) concerns(s *cluster.State, cert cluster.DeathCertificate) bool {
+	for id, boot := range s.Boots {
+		if _, ended := s.Ended[id]; !ended && boot.Value.Life == cert.Life {
+			return true
+		}
+	}
+	h.keep(cert)
+	return false
+}
+
+func (h *hosts) keep(cert cluster.DeathCertificate) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.pending) < pendingLimit {
+		h.pending[cert.Life] = cert
+	}
+}
+
+// standsNow looks again after a commit that failed: another node may have
+// stored the same certificate.
+func (h *hosts) standsNow(cert cluster.DeathCertificate) (stands bool) {
+	h.n.Mirror.Read(func(s *cluster.State) { _, stands = s.CertificateOf(cert.Life, cert.Host) })
+	return stands
+}
+
+// known takes out the kept certificates whose life belongs to a boot by now.
+func (h *hosts) known(s *cluster.State) []cluster.DeathCertificate {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var found []cluster.DeathCertificate
+	for id, boot := range s.Boots {
+		cert, ok := h.pending[boot.Value.Life]
+		if _, ended := s.Ended[id]; ok && !ended {
+			delete(h.pending, boot.Value.Life)
+			found = append(found, cert)
+		}
+	}
+	return found
+}
+
+// ack tells the host, in passing: it repeats what was not acknowledged.
+func (h *hosts) ack(ctx context.Context, cert cluster.DeathCertificate, rev cluster.Revision) {
+	h.mu.Lock()
+	link := h.links[cert.Host]
+	h.mu.Unlock()
+	if link == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
+	defer cancel()
+	if err := link.client.Ack(ctx, hostapi.Ack{Seq: cert.Seq, Revision: rev}); err != nil {
+		h.n.Log.Debug("certificate not acknowledged", "component", "hosts", "host", cert.Host, "err", err)
+	}
+}

@@ -1,0 +1,253 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"ringfence/internal/cluster"
+	"ringfence/internal/plan"
+	"ringfence/internal/store"
+)
+
+// Timings of leadership.
+const (
+	// claimPoll is how often a node looks whether the leader is still there.
+	claimPoll = 100 * time.Millisecond
+	// claimStagger keeps the members from claiming all at once: each waits so
+	// long for every healthy member before it in the order of names.
+	claimStagger = 50 * time.Millisecond
+	// tickLimit is how long the planner's tick of a leader that beats may stand
+	// still before it may be replaced (O-8).
+	tickLimit = 3 * time.Second
+	// planPoll is how often the leader plans when nothing changes.
+	planPoll = 500 * time.Millisecond
+)
+
+// leadership is the state of the lead loop.
+type leadership struct {
+	leads bool
+	rev   cluster.Revision // of our claim
+	tick  uint64
+	since time.Duration // when the present reason to claim was first seen
+	why   string
+}
+
+// leadLoop plans while this node leads, and claims the lead when the holder is
+// gone or stands still.
+func (n *Node) leadLoop(ctx context.Context) error {
+	err := n.each(ctx, n.leadIterate)
+	n.pulse.setTick(0)
+	return err
+}
+
+func (n *Node) leadIterate(ctx context.Context, now time.Duration) (time.Duration, error) {
+	s, _ := n.Mirror.Snapshot()
+	leader := s.Leader.Value
+	if n.lead.leads && (leader.Boot != n.Self.ID || leader.Epoch != n.epoch) {
+		n.Log.Warn("lead lost", "component", "lead", "epoch", n.epoch, "leader", leader.Node)
+		n.lead = leadership{}
+		n.pulse.setTick(0)
+	}
+	if n.lead.leads {
+		return n.planOnce(ctx, s, now), nil
+	}
+	n.maybeClaim(ctx, s, now)
+	return claimPoll, nil
+}
+
+// maybeClaim takes the lead by compare-and-set when there is reason to, in turn.
+func (n *Node) maybeClaim(ctx context.Context, s cluster.State, now time.Duration) {
+	why := n.whyClaim(&s, now)
+	if why == "" {
+		n.lead.why = ""
+		return
+	}
+	if n.lead.why == "" {
+		n.lead.since = now
+	}
+	n.lead.why = why
+	if now-n.lead.since < time.Duration(n.rank(&s))*claimStagger {
+		return
+	}
+	next := cluster.Leader{Node: n.Self.Node, Boot: n.Self.ID, Epoch: s.Leader.Value.Epoch + 1}
+	rev, err := n.commit(ctx, store.Tx{
+		Guards: []cluster.Guard{
+			{Key: cluster.KeyLeader, Rev: s.Leader.Rev},
+			{Key: cluster.KeyEnded(n.Self.ID)}, {Key: cluster.KeyFence(n.Self.ID)},
+		},
+		Writes: []cluster.Write{cluster.Put(cluster.KeyLeader, next)},
+	})
+	if err != nil {
+		n.Log.Debug("lead not claimed", "component", "lead", "reason", why, "err", err)
+		return
+	}
+	n.epoch = next.Epoch
+	n.lead = leadership{leads: true, rev: rev}
+	n.Log.Info("lead claimed", "component", "lead", "epoch", next.Epoch, "reason", why)
+}
+
+// whyClaim says why this node may claim the lead; "" when it may not.
+func (n *Node) whyClaim(s *cluster.State, now time.Duration) string {
+	me := s.Boots[n.Self.ID].Value
+	if me.Phase != cluster.PhaseMember {
+		return ""
+	}
+	if _, doomed := s.Fences[n.Self.ID]; doomed {
+		return ""
+	}
+	leader := s.Leader.Value
+	boot, known := s.Boots[leader.Boot]
+	switch _, ended := s.Ended[leader.Boot]; {
+	case leader.Boot == "":
+		return "nobody leads"
+	case leader.Boot == n.Self.ID:
+		return "an earlier run of this daemon led"
+	case ended || !known:
+		return "the leader's boot has ended"
+	case boot.Value.Phase == cluster.PhaseLeaving:
+		return "the leader is leaving"
+	case n.certified(s, boot.Value):
+		return "a host certified the end of the leader"
+	case n.pulse.current().Silent[leader.Boot] != "":
+		return "the leader is silent"
+	}
+	seen := n.pulse.leaderSeen()
+	if seen.boot == leader.Boot && now-seen.at > tickLimit || seen.boot != leader.Boot && now-s.Leader.Since > tickLimit {
+		return "the leader's planner stands still"
+	}
+	return ""
+}
+
+// certified reports whether a certificate for the boot's life stands, not yet
+// turned into a tombstone because the one to do it is the dead leader itself.
+func (n *Node) certified(s *cluster.State, boot cluster.Boot) bool {
+	for _, place := range boot.Places {
+		if _, ok := s.CertificateOf(boot.Life, place); !ok {
+			return false
+		}
+	}
+	return len(boot.Places) > 0
+}
+
+// rank is how many members stand before this node in the queue of claimants:
+// those that own nothing come first, then by name.
+func (n *Node) rank(s *cluster.State) int {
+	owners := map[cluster.BootID]bool{}
+	for _, owner := range s.Owners {
+		owners[owner.Value.Boot] = true
+	}
+	silent := n.pulse.current().Silent
+	before := 0
+	for id, boot := range s.Boots {
+		_, ended := s.Ended[id]
+		if ended || id == n.Self.ID || id == s.Leader.Value.Boot || boot.Value.Phase != cluster.PhaseMember || silent[id] != "" {
+			continue
+		}
+		idler := !owners[id] && owners[n.Self.ID]
+		sameLoad := owners[id] == owners[n.Self.ID]
+		if idler || sameLoad && boot.Value.Node < n.Self.Node {
+			before++
+		}
+	}
+	return before
+}
+
+// planOnce plans from the newest snapshot and commits the orders. An order
+// whose guards fail is void: the next snapshot is planned anew.
+func (n *Node) planOnce(ctx context.Context, s cluster.State, now time.Duration) time.Duration {
+	if s.Rev < n.lead.rev {
+		return claimPoll // not before the mirror shows our own claim (O-7)
+	}
+	n.lead.tick++
+	n.pulse.setTick(n.lead.tick)
+	snapshot := plan.Snapshot{State: s, Now: now, Self: n.Self.Node}
+	result := plan.Plan(snapshot)
+	if len(result.Orders) > 0 && n.SaveDecision != nil {
+		n.SaveDecision(snapshot, result)
+	}
+	again := n.carryOut(ctx, result.Orders)
+	pause := planPoll
+	if result.Wake > 0 {
+		pause = min(pause, max(result.Wake-n.Now(), time.Millisecond))
+	}
+	if again {
+		pause = commitRetry
+	}
+	return pause
+}
+
+// carryOut commits orders one after the other, since later ones may compare
+// what earlier ones wrote; it stops at the first that may not be repeated blindly.
+func (n *Node) carryOut(ctx context.Context, orders []plan.Order) (again bool) {
+	for _, o := range orders {
+		commitCtx, cancel := context.WithTimeout(ctx, commitTimeout)
+		rev, err := n.Store.Commit(commitCtx, store.Tx{Guards: o.Guards, Writes: o.Writes})
+		if err == nil {
+			n.Log.Info("order committed", "component", "lead", "epoch", n.epoch, "order", string(o.Kind), "subject", o.Subject, "text", o.Text, "revision", rev)
+			_ = n.Mirror.WaitFor(commitCtx, rev)
+			cancel()
+			continue
+		}
+		cancel()
+		n.Log.Debug("order void", "component", "lead", "order", string(o.Kind), "subject", o.Subject, "err", err)
+		again = true
+		if !errors.Is(err, store.ErrConflict) {
+			return true
+		}
+	}
+	return again
+}
+
+// steerPause is how often the raft leader looks whether another should lead.
+const steerPause = 2 * time.Second
+
+// steerLoop hands raft's leadership to a member that owns no service, since an
+// election costs 0.5 to 0.9 s (DESIGN section 6): the death of an owner then
+// finds a store that can commit its certificate at once.
+func (n *Node) steerLoop(ctx context.Context) error {
+	for ctx.Err() == nil {
+		sleep(ctx, steerPause)
+		if n.Raft == nil {
+			continue
+		}
+		if _, isMe, ok := n.Raft.Leader(); !ok || !isMe {
+			continue
+		}
+		s, _ := n.Mirror.Snapshot()
+		target := n.steerTarget(&s)
+		if target == "" {
+			continue
+		}
+		moveCtx, cancel := context.WithTimeout(ctx, commitTimeout)
+		err := n.Raft.MoveLeader(moveCtx, string(target))
+		cancel()
+		n.Log.Debug("raft leadership handed over", "component", "steer", "to", target, "err", err)
+	}
+	return ctx.Err()
+}
+
+// steerTarget picks a healthy member without services; "" when this node has
+// none itself or nobody is better.
+func (n *Node) steerTarget(s *cluster.State) cluster.NodeName {
+	load := map[cluster.BootID]int{}
+	for _, owner := range s.Owners {
+		load[owner.Value.Boot]++
+	}
+	if load[n.Self.ID] == 0 {
+		return ""
+	}
+	silent := n.Silent()
+	var idle []cluster.NodeName
+	for id, boot := range s.Boots {
+		_, ended := s.Ended[id]
+		if !ended && boot.Value.Phase == cluster.PhaseMember && silent[id] == "" && load[id] == 0 && id != n.Self.ID {
+			idle = append(idle, boot.Value.Node)
+		}
+	}
+	if len(idle) == 0 {
+		return ""
+	}
+	return slices.Min(idle)
+}

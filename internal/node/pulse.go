@@ -1,0 +1,207 @@
+package node
+
+import (
+	"context"
+	"maps"
+	"net"
+	"strconv"
+	"sync"
+	"time"
+
+	"ringfence/internal/cluster"
+	"ringfence/internal/detect"
+	"ringfence/internal/heartbeat"
+	"ringfence/internal/store"
+)
+
+// viewRefresh is how often a view that accuses somebody is written anew, so
+// that the accused has a fresh nonce to answer (rule P17).
+const viewRefresh = time.Second
+
+// pulse sends and hears beats. It never waits for the store: writeViews does,
+// in a loop of its own.
+type pulse struct {
+	n        *Node
+	detector detect.Detector // owned by run
+
+	mu      sync.Mutex // guards the fields below
+	verdict detect.Verdict
+	tick    uint64 // of our planner, when it leads
+	leader  sighting
+	changed chan struct{} // capacity 1: the verdict changed
+}
+
+// sighting is the last planner tick heard from a leader.
+type sighting struct {
+	boot cluster.BootID
+	tick uint64
+	at   time.Duration // when the tick last moved
+}
+
+func (p *pulse) init(n *Node) {
+	p.n = n
+	p.changed = make(chan struct{}, 1)
+}
+
+// run beats every Interval and takes in what is heard.
+func (p *pulse) run(ctx context.Context) error {
+	ticker := time.NewTicker(detect.Interval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case beat := <-p.n.Beats.Beats():
+			p.hear(beat)
+		case <-ticker.C:
+			p.iterate(p.n.Now())
+		}
+	}
+}
+
+// hear notes one beat. Beats that wait in the queue are older than the tick.
+func (p *pulse) hear(beat heartbeat.Received) {
+	p.detector.Heard(beat.Boot, beat.At)
+	if beat.Tick == 0 {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if beat.Boot != p.leader.boot || beat.Tick != p.leader.tick {
+		p.leader = sighting{boot: beat.Boot, tick: beat.Tick, at: beat.At}
+	}
+}
+
+// iterate sends one round of beats and judges the peers.
+func (p *pulse) iterate(now time.Duration) {
+	for { // what has arrived counts before anybody is accused
+		select {
+		case beat := <-p.n.Beats.Beats():
+			p.hear(beat)
+			continue
+		default:
+		}
+		break
+	}
+	var peers []heartbeat.Peer
+	limits := map[cluster.BootID]detect.Limits{}
+	var rev cluster.Revision
+	p.n.Mirror.Read(func(s *cluster.State) {
+		rev = s.Rev
+		for _, node := range s.Nodes {
+			if node.Value.Name != p.n.Self.Node {
+				peers = append(peers, heartbeat.Peer{Node: node.Value.Name, Address: net.JoinHostPort(node.Value.Address, strconv.Itoa(node.Value.BeatPort))})
+			}
+		}
+		for id, boot := range s.Boots {
+			if _, ended := s.Ended[id]; !ended && boot.Value.Node != p.n.Self.Node {
+				limits[id] = p.limitsFor(boot.Value)
+			}
+		}
+	})
+	verdict := p.detector.Tick(now, limits)
+	p.mu.Lock()
+	tick, changed := p.tick, !sameVerdict(verdict, p.verdict)
+	p.verdict = verdict
+	p.mu.Unlock()
+	p.n.Beats.Send(peers, heartbeat.Payload{Tick: tick, Revision: rev, Quorum: p.hasQuorum()})
+	if changed {
+		select {
+		case p.changed <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// limitsFor is the shorter pair where a host of the boot can be asked now.
+func (p *pulse) limitsFor(boot cluster.Boot) detect.Limits {
+	for _, place := range boot.Places {
+		if !p.n.hosts.reachable(place) {
+			return detect.HostBlind()
+		}
+	}
+	if len(boot.Places) == 0 {
+		return detect.HostBlind()
+	}
+	return detect.HostAware()
+}
+
+func (p *pulse) hasQuorum() bool {
+	if p.n.Raft == nil {
+		return false
+	}
+	_, _, ok := p.n.Raft.Leader()
+	return ok
+}
+
+func sameVerdict(a, b detect.Verdict) bool {
+	return a.Abstain == b.Abstain && maps.Equal(a.Silent, b.Silent)
+}
+
+// Silent returns which boots this node does not hear.
+func (n *Node) Silent() map[cluster.BootID]cluster.Silence {
+	n.pulse.mu.Lock()
+	defer n.pulse.mu.Unlock()
+	return maps.Clone(n.pulse.verdict.Silent)
+}
+
+func (p *pulse) current() detect.Verdict {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.verdict
+}
+
+// setTick publishes that our planner is alive and leads; 0: does not lead.
+func (p *pulse) setTick(tick uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.tick = tick
+}
+
+func (p *pulse) leaderSeen() sighting {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.leader
+}
+
+// writeViews keeps this node's view record in step with its verdict.
+func (p *pulse) writeViews(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-p.n.Mirror.Ready():
+	}
+	var written detect.Verdict
+	for ctx.Err() == nil {
+		verdict := p.current()
+		if !sameVerdict(verdict, written) || len(verdict.Silent) > 0 {
+			if p.writeView(ctx, verdict) {
+				written = verdict
+			}
+		}
+		var refresh <-chan time.Time
+		if len(verdict.Silent) > 0 || !sameVerdict(verdict, written) {
+			refresh = time.After(viewRefresh)
+		}
+		select {
+		case <-ctx.Done():
+		case <-p.changed:
+		case <-refresh:
+		}
+	}
+	return ctx.Err()
+}
+
+func (p *pulse) writeView(ctx context.Context, verdict detect.Verdict) bool {
+	view := cluster.View{Node: p.n.Self.Node, Boot: p.n.Self.ID, Silent: verdict.Silent, Abstain: verdict.Abstain}
+	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
+	defer cancel()
+	_, err := p.n.Store.Commit(ctx, store.Tx{
+		Guards: []cluster.Guard{{Key: cluster.KeyEnded(p.n.Self.ID)}},
+		Writes: []cluster.Write{cluster.Put(cluster.KeyView(view.Node), view)},
+	})
+	if err != nil {
+		p.n.Log.Debug("view not written", "component", "pulse", "err", err)
+	}
+	return err == nil
+}

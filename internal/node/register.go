@@ -1,0 +1,144 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"ringfence/internal/cluster"
+	"ringfence/internal/store"
+)
+
+// BootFor returns the id under which a run of the operating system takes part:
+// its own boot id, or, after a clean leave in the same run, that id with a
+// number, since a tombstone is never taken back. Everything was verified
+// stopped before such a leave, so coming back cannot revive anything.
+func BootFor(s *cluster.State, osBoot cluster.BootID) cluster.BootID {
+	boot := osBoot
+	for n := 2; s.Ended[boot].Value.Evidence == cluster.EvidenceLeave; n++ {
+		boot = cluster.BootID(fmt.Sprintf("%s.%d", osBoot, n))
+	}
+	return boot
+}
+
+// register makes this boot known to the cluster, or finds it registered by an
+// earlier run of the daemon.
+func (n *Node) register(ctx context.Context) error {
+	for ctx.Err() == nil {
+		done, err := n.tryRegister(ctx)
+		if done || err != nil {
+			return err
+		}
+		sleep(ctx, commitRetry)
+	}
+	return ctx.Err()
+}
+
+func (n *Node) tryRegister(ctx context.Context) (done bool, err error) {
+	select {
+	case <-ctx.Done():
+		return false, ctx.Err()
+	case <-n.Mirror.Ready():
+	}
+	s, _ := n.Mirror.Snapshot()
+	if _, ended := s.Ended[n.Self.ID]; ended {
+		return false, ErrDoomed
+	}
+	if _, joined := s.Nodes[n.Self.Node]; !joined {
+		return false, fmt.Errorf("the cluster has no node %s: it was removed; join again with a new token", n.Self.Node)
+	}
+	if known, ok := s.Boots[n.Self.ID]; ok {
+		if known.Value.Phase == cluster.PhaseLeaving {
+			return false, fmt.Errorf("%w: this boot was leaving when its daemon ended", ErrDoomed)
+		}
+		n.Log.Info("boot is registered already: services are taken over", "component", "register")
+		return true, nil
+	}
+	boot := n.Self
+	boot.Phase = cluster.PhaseJoining
+	guards := []cluster.Guard{{Key: cluster.KeyBoot(boot.ID)}, {Key: cluster.KeyEnded(boot.ID)}}
+	for id, former := range s.Boots {
+		if former.Value.Node == boot.Node {
+			boot.Predecessors = append(boot.Predecessors, id)
+			guards = append(guards, cluster.Guard{Key: cluster.KeyBoot(id), Rev: former.Rev})
+		}
+	}
+	slices.Sort(boot.Predecessors)
+	_, err = n.commit(ctx, store.Tx{Guards: guards, Writes: []cluster.Write{cluster.Put(cluster.KeyBoot(boot.ID), boot)}})
+	if err != nil {
+		n.Log.Debug("boot not registered yet", "component", "register", "err", err)
+		return false, nil
+	}
+	n.Log.Info("boot registered", "component", "register", "life", boot.Life, "places", boot.Places)
+	return true, nil
+}
+
+// probeLoop looks for every service under every configuration before anything
+// new may start (rule P24), and makes this boot a member after the first round.
+func (n *Node) probeLoop(ctx context.Context) error {
+	return n.each(ctx, func(ctx context.Context, _ time.Duration) (time.Duration, error) {
+		s, _ := n.Mirror.Snapshot()
+		if probe := s.Probes[n.Self.Node].Value; probe.Boot != n.Self.ID || probe.Config != s.Config.Rev || len(probe.Active) > 0 {
+			if !n.probe(ctx, &s) {
+				return probeRetry, nil
+			}
+			s, _ = n.Mirror.Snapshot()
+		}
+		if boot := s.Boots[n.Self.ID]; boot.Value.Phase == cluster.PhaseJoining {
+			return n.becomeMember(ctx, boot), nil
+		}
+		if len(s.Probes[n.Self.Node].Value.Active) > 0 {
+			return probeRetry, nil
+		}
+		return 0, nil
+	})
+}
+
+// probeRetry is the pause before a probe that failed is made again.
+const probeRetry = 2 * time.Second
+
+// probe looks for the services that this boot does not own and writes down what
+// may be active. It returns false when it could not be written.
+func (n *Node) probe(ctx context.Context, s *cluster.State) bool {
+	probe := cluster.Probe{Node: n.Self.Node, Boot: n.Self.ID, Config: s.Config.Rev}
+	joining := s.Boots[n.Self.ID].Value.Phase == cluster.PhaseJoining
+	for _, def := range s.Config.Value.Services {
+		// What is owned may be given to this boot at any moment, unless it is
+		// still joining: the executor alone may touch it then. What nobody owns
+		// is not given to anybody before this probe is written (plan's probed).
+		owner := s.Owners[def.Name].Value.Boot
+		if owner == n.Self.ID || owner != "" && !joining {
+			continue
+		}
+		if found := n.Executor.Probe(ctx, def); found != "" {
+			if probe.Active == nil {
+				probe.Active = map[cluster.ServiceName]string{}
+			}
+			probe.Active[def.Name] = found
+		}
+	}
+	_, err := n.commit(ctx, store.Tx{
+		Guards: []cluster.Guard{{Key: cluster.KeyConfig, Rev: s.Config.Rev}, {Key: cluster.KeyEnded(n.Self.ID)}},
+		Writes: []cluster.Write{cluster.Put(cluster.KeyProbe(n.Self.Node), probe)},
+	})
+	if err != nil && !errors.Is(err, store.ErrConflict) {
+		n.Log.Debug("probe not written", "component", "probe", "err", err)
+	}
+	return err == nil
+}
+
+func (n *Node) becomeMember(ctx context.Context, boot cluster.Rec[cluster.Boot]) time.Duration {
+	next := boot.Value
+	next.Phase = cluster.PhaseMember
+	_, err := n.commit(ctx, store.Tx{
+		Guards: []cluster.Guard{{Key: cluster.KeyBoot(next.ID), Rev: boot.Rev}, {Key: cluster.KeyEnded(next.ID)}},
+		Writes: []cluster.Write{cluster.Put(cluster.KeyBoot(next.ID), next)},
+	})
+	if err != nil {
+		return commitRetry
+	}
+	n.Log.Info("member of the cluster", "component", "register")
+	return 0
+}

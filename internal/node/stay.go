@@ -1,0 +1,178 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"ringfence/internal/cluster"
+	"ringfence/internal/store"
+)
+
+// appealLoop answers every view that accuses this boot: the answer names the
+// view's revision, so it can only have been given after it (rule P17).
+func (n *Node) appealLoop(ctx context.Context) error {
+	return n.each(ctx, func(ctx context.Context, _ time.Duration) (time.Duration, error) {
+		s, _ := n.Mirror.Snapshot()
+		appeal := cluster.Appeal{Node: n.Self.Node, Boot: n.Self.ID, Answers: map[cluster.NodeName]cluster.Revision{}}
+		news := false
+		for name, view := range s.Views {
+			_, ended := s.Ended[view.Value.Boot]
+			if ended || view.Value.Silent[n.Self.ID] == "" {
+				continue
+			}
+			appeal.Answers[name] = view.Rev
+			news = news || s.Appeals[n.Self.ID].Value.Answers[name] != view.Rev
+		}
+		if !news {
+			return 0, nil
+		}
+		_, err := n.commit(ctx, store.Tx{
+			Guards: []cluster.Guard{{Key: cluster.KeyEnded(n.Self.ID)}},
+			Writes: []cluster.Write{cluster.Put(cluster.KeyAppeal(n.Self.ID), appeal)},
+		})
+		if err != nil {
+			return commitRetry, nil
+		}
+		n.Log.Warn("peers do not hear this node; answered through the store", "component", "appeal", "peers", len(appeal.Answers))
+		return 0, nil
+	})
+}
+
+// doomStop bounds how long a doomed boot tries to stop what it runs.
+const doomStop = 30 * time.Second
+
+// doomLoop ends the run when this boot is to be fenced or has a tombstone: it
+// stops everything, which is hygiene and no evidence, and never goes on.
+func (n *Node) doomLoop(ctx context.Context) error {
+	return n.each(ctx, func(ctx context.Context, _ time.Duration) (time.Duration, error) {
+		why := ""
+		n.Mirror.Read(func(s *cluster.State) {
+			if fence, ok := s.Fences[n.Self.ID]; ok {
+				why = fmt.Sprintf("fence decision of epoch %d: %s, %s", fence.Value.Epoch, fence.Value.Reason, fence.Value.Detail)
+			}
+			if ended, ok := s.Ended[n.Self.ID]; ok && ended.Value.Evidence != cluster.EvidenceLeave {
+				why = fmt.Sprintf("tombstone: %s, %s", ended.Value.Evidence, ended.Value.Detail)
+			}
+		})
+		if why == "" {
+			return 0, nil
+		}
+		n.Log.Error("this boot is doomed: it stops everything and ends", "component", "doom", "reason", why)
+		stopCtx, cancel := context.WithTimeout(ctx, doomStop)
+		defer cancel()
+		if err := n.Executor.StopAll(stopCtx, "this boot is doomed"); err != nil {
+			n.Log.Error("not everything could be stopped", "component", "doom", "err", err)
+		}
+		return 0, fmt.Errorf("%w (%s)", ErrDoomed, why)
+	})
+}
+
+// Timings of the store budget (DESIGN section 6, I5).
+const (
+	// storeBudget is how long this node runs on without the store. Shorter
+	// losses (elections, stalls) are no order to stop.
+	storeBudget = 15 * time.Second
+	budgetPoll  = time.Second
+)
+
+// budgetLoop holds all services while the store is out of reach for longer than
+// the budget: a minority ends with nothing active.
+func (n *Node) budgetLoop(ctx context.Context) error {
+	last := n.Now()
+	held := false
+	for ctx.Err() == nil {
+		checkCtx, cancel := context.WithTimeout(ctx, commitTimeout)
+		_, _, err := n.Store.Load(checkCtx, cluster.KeyLeader)
+		cancel()
+		now := n.Now()
+		switch {
+		case err == nil:
+			last = now
+			if held {
+				n.Log.Info("store is back: services may run again", "component", "budget")
+				n.Executor.Hold("")
+				held = false
+			}
+		case !held && now-last > storeBudget:
+			n.Log.Error("store lost for longer than the budget: services are stopped", "component", "budget", "budget", storeBudget, "err", err)
+			n.Executor.Hold(fmt.Sprintf("the store was out of reach for more than %v", storeBudget))
+			held = true
+		}
+		sleep(ctx, budgetPoll)
+	}
+	return ctx.Err()
+}
+
+// leaveLoop carries out a clean leave when asked to (rule O-5): phase leaving
+// first, so that no assignment made before can commit; then all stopped,
+// verified and reported; then the tombstone, while nothing is owned.
+func (n *Node) leaveLoop(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-n.leave:
+	}
+	log := n.Log.With("component", "leave")
+	log.Info("leaving: services stop here and move")
+	n.setLeaving(ctx)
+	n.Executor.Latch("this node is leaving")
+	return n.each(ctx, func(ctx context.Context, _ time.Duration) (time.Duration, error) {
+		s, _ := n.Mirror.Snapshot()
+		if _, ended := s.Ended[n.Self.ID]; ended {
+			return 0, ErrLeft // our own word, of unknown outcome then; doomLoop has any other
+		}
+		guards := []cluster.Guard{
+			{Key: cluster.KeyBoot(n.Self.ID), Rev: s.Boots[n.Self.ID].Rev},
+			{Key: cluster.KeyEnded(n.Self.ID)},
+		}
+		var waits []string
+		for name, owner := range s.Owners {
+			if owner.Value.Boot != n.Self.ID {
+				continue
+			}
+			report := s.Reports[name]
+			stopped := report.Value.State == cluster.ReportStopped || report.Value.State == cluster.ReportFailed
+			if report.Value.Boot != n.Self.ID || report.Value.Generation != owner.Value.Generation || !stopped {
+				waits = append(waits, string(name))
+				continue
+			}
+			guards = append(guards, cluster.Guard{Key: cluster.KeyOwner(name), Rev: owner.Rev}, cluster.Guard{Key: cluster.KeyReport(name), Rev: report.Rev})
+		}
+		if len(waits) > 0 || s.Boots[n.Self.ID].Value.Phase != cluster.PhaseLeaving {
+			slices.Sort(waits)
+			log.Debug("not stopped yet", "services", strings.Join(waits, " "))
+			return commitRetry, nil
+		}
+		_, err := n.commit(ctx, store.Tx{Guards: guards, Writes: []cluster.Write{cluster.Put(cluster.KeyEnded(n.Self.ID), cluster.Ended{
+			Boot: n.Self.ID, Node: n.Self.Node, Evidence: cluster.EvidenceLeave, Detail: "all services verified stopped",
+		})}})
+		if err != nil {
+			return commitRetry, nil
+		}
+		log.Info("left the cluster")
+		return 0, ErrLeft
+	})
+}
+
+// setLeaving closes the door for assignments: they compare the boot record.
+func (n *Node) setLeaving(ctx context.Context) {
+	for ctx.Err() == nil {
+		s, _ := n.Mirror.Snapshot()
+		boot := s.Boots[n.Self.ID]
+		if boot.Value.Phase == cluster.PhaseLeaving {
+			return
+		}
+		next := boot.Value
+		next.Phase = cluster.PhaseLeaving
+		_, err := n.commit(ctx, store.Tx{
+			Guards: []cluster.Guard{{Key: cluster.KeyBoot(next.ID), Rev: boot.Rev}, {Key: cluster.KeyEnded(next.ID)}},
+			Writes: []cluster.Write{cluster.Put(cluster.KeyBoot(next.ID), next)},
+		})
+		if err != nil {
+			sleep(ctx, commitRetry)
+		}
+	}
+}

@@ -18,6 +18,8 @@ const (
 	// claimStagger keeps the members from claiming all at once: each waits so
 	// long for every healthy member before it in the order of names.
 	claimStagger = 50 * time.Millisecond
+	// answerTime is how long a silent leader gets to answer through the store.
+	answerTime = 200 * time.Millisecond
 	// tickLimit is how long the planner's tick of a leader that beats may stand
 	// still before it may be replaced (O-8).
 	tickLimit = 3 * time.Second
@@ -68,7 +70,11 @@ func (n *Node) maybeClaim(ctx context.Context, s cluster.State, now time.Duratio
 		n.lead.since = now
 	}
 	n.lead.why = why
-	if now-n.lead.since < time.Duration(n.rank(&s))*claimStagger {
+	wait := time.Duration(n.rank(&s)) * claimStagger
+	if why == leaderSilent {
+		wait += answerTime
+	}
+	if now-n.lead.since < wait {
 		return
 	}
 	next := cluster.Leader{Node: n.Self.Node, Boot: n.Self.ID, Epoch: s.Leader.Value.Epoch + 1}
@@ -111,13 +117,27 @@ func (n *Node) whyClaim(s *cluster.State, now time.Duration) string {
 	case n.certified(s, boot.Value):
 		return "a host certified the end of the leader"
 	case n.pulse.current().Silent[leader.Boot] != "":
-		return "the leader is silent"
+		return n.unanswered(s, now)
 	}
 	seen := n.pulse.leaderSeen()
 	if seen.boot == leader.Boot && now-seen.at > tickLimit || seen.boot != leader.Boot && now-s.Leader.Since > tickLimit {
 		return "the leader's planner stands still"
 	}
 	return ""
+}
+
+// leaderSilent is the one reason to claim that the leader can answer.
+const leaderSilent = "the leader is silent"
+
+// unanswered is the reason to claim when the leader is not heard: none while
+// its answer to this node's accusation is at hand, for then only the path of
+// the beats is broken, and a claim would start a storm of claims (O-7).
+func (n *Node) unanswered(s *cluster.State, now time.Duration) string {
+	appeal := s.Appeals[s.Leader.Value.Boot]
+	if appeal.Value.Answers[n.Self.Node] != 0 && now-appeal.Since < plan.AppealAge {
+		return ""
+	}
+	return leaderSilent
 }
 
 // certified reports whether a certificate for the boot's life stands, not yet

@@ -88,6 +88,9 @@ var (
 // Key is the secret that all members share.
 type Key [KeyBytes]byte
 
+// String keeps the key out of logs and messages.
+func (Key) String() string { return "(secret)" }
+
 // Beat is what one node says of itself in one datagram.
 type Beat struct {
 	Node cluster.NodeName

@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"flag"
+	"fmt"
 	"math"
 	"os"
 	"path/filepath"
@@ -198,5 +199,12 @@ func TestAuthenticNonsenseIsRefused(t *testing.T) {
 		if _, err := Parse(resign(change), testKey(), testCluster); !errors.Is(err, ErrBody) {
 			t.Errorf("%s: got %v, want ErrBody", name, err)
 		}
+	}
+}
+
+func TestKeyIsNotPrintedByAccident(t *testing.T) {
+	config := struct{ Key Key }{*testKey()}
+	if got := fmt.Sprintf("%v %+v", config, testKey()); got != "{(secret)} (secret)" {
+		t.Errorf("got %s", got)
 	}
 }

@@ -1,0 +1,91 @@
+package config
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"sort"
+	"strings"
+
+	"github.com/pelletier/go-toml/v2"
+)
+
+// Error is one fault of a configuration.
+type Error struct {
+	File    string
+	Line    int // from 1
+	Column  int // from 1, in bytes
+	Message string
+}
+
+// Error returns the fault in the form file:line:column: message.
+func (e Error) Error() string {
+	return fmt.Sprintf("%s:%d:%d: %s", e.File, e.Line, e.Column, e.Message)
+}
+
+// Errors is all faults of a configuration, in the order of the file.
+type Errors []Error
+
+// Error returns one line for each fault.
+func (e Errors) Error() string {
+	lines := make([]string, 0, len(e))
+	for _, one := range e {
+		lines = append(lines, one.Error())
+	}
+	return strings.Join(lines, "\n")
+}
+
+// errorLimit is how many faults are shown at once.
+const errorLimit = 100
+
+// problem is a fault at a byte offset.
+type problem struct {
+	at      int
+	message string
+}
+
+// problems turns what the reader reported into Errors.
+type problems struct {
+	file   string
+	data   []byte
+	reader *reader
+}
+
+func (p problems) errors() Errors {
+	found := p.reader.problems
+	slices.SortStableFunc(found, func(a, b problem) int { return cmp.Compare(a.at, b.at) })
+	rest := len(found) - errorLimit
+	if rest > 0 {
+		found = found[:errorLimit]
+		found[errorLimit-1].message += fmt.Sprintf(" (and %d further faults)", rest)
+	}
+	lines := lineStarts(p.data)
+	out := make(Errors, 0, len(found))
+	for _, f := range found {
+		line := sort.Search(len(lines), func(i int) bool { return lines[i] > f.at })
+		out = append(out, Error{File: p.file, Line: line, Column: f.at - lines[line-1] + 1, Message: f.message})
+	}
+	return out
+}
+
+// lineStarts returns the offset of each line's first byte.
+func lineStarts(data []byte) []int {
+	starts := []int{0}
+	for i, b := range data {
+		if b == '\n' {
+			starts = append(starts, i+1)
+		}
+	}
+	return starts
+}
+
+// syntaxError places an error of the TOML parser.
+func syntaxError(file string, err error) Error {
+	out := Error{File: file, Line: 1, Column: 1, Message: strings.TrimPrefix(err.Error(), "toml: ")}
+	var at *toml.DecodeError
+	if errors.As(err, &at) {
+		out.Line, out.Column = at.Position()
+	}
+	return out
+}

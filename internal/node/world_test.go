@@ -1,0 +1,388 @@
+package node
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"ringfence/internal/cluster"
+	"ringfence/internal/heartbeat"
+	"ringfence/internal/resource"
+	"ringfence/internal/store/mem"
+	"ringfence/internal/wire/hostapi"
+)
+
+// world is three hosts with a guest each, a network for beats and one store,
+// all in memory and in one synctest bubble. Its journal holds effects, not
+// states: who really ran what, and when.
+type world struct {
+	t     *testing.T
+	store *mem.Server
+	start time.Time
+	ctx   context.Context
+
+	mu      sync.Mutex
+	guests  map[cluster.NodeName]*guest
+	hosts   map[cluster.HostName]*fakeHost
+	cut     map[cluster.NodeName]bool // no beats from and to it
+	active  map[string]cluster.NodeName
+	journal []string
+	wg      sync.WaitGroup
+}
+
+type guest struct {
+	w      *world
+	name   cluster.NodeName
+	boot   int
+	life   cluster.LifeID
+	alive  bool
+	node   *Node
+	cancel context.CancelFunc
+	inbox  chan heartbeat.Received
+	err    error
+	client *mem.Client
+	agent  *fakeAgent
+}
+
+func newWorld(t *testing.T) *world {
+	ctx, cancel := context.WithCancel(context.Background())
+	w := &world{
+		t: t, store: mem.New(), start: time.Now(), ctx: ctx,
+		guests: map[cluster.NodeName]*guest{}, hosts: map[cluster.HostName]*fakeHost{},
+		cut: map[cluster.NodeName]bool{}, active: map[string]cluster.NodeName{},
+	}
+	t.Cleanup(func() { cancel(); w.wg.Wait() })
+	w.put(cluster.KeyMeta, cluster.Meta{ID: "c", Name: "test", Incarnation: 1, Format: 1})
+	for i := range 3 {
+		name := cluster.NodeName(fmt.Sprintf("n%d", i+1))
+		w.put(cluster.KeyNode(name), cluster.Node{Name: name, Address: "192.0.2.1", BeatPort: 7000 + i})
+		h := newFakeHost(w, cluster.HostName(fmt.Sprintf("h%d", i+1)))
+		w.hosts[h.name] = h
+		w.put(cluster.KeyHost(h.name), cluster.Host{Name: h.name, SigningKey: h.key.Public().(ed25519.PublicKey)})
+	}
+	w.configure()
+	return w
+}
+
+// configure applies a configuration of three nodes and these services.
+func (w *world) configure(services ...cluster.ServiceConfig) {
+	w.put(cluster.KeyConfig, cluster.Config{
+		Name: "test", Nodes: []cluster.NodeConfig{{Name: "n1"}, {Name: "n2"}, {Name: "n3"}}, Services: services,
+	})
+}
+
+func service(name string, nodes ...cluster.NodeName) cluster.ServiceConfig {
+	return cluster.ServiceConfig{
+		Name: cluster.ServiceName(name), Nodes: nodes, Restarts: 1,
+		RestartWindow: cluster.DefaultRestartWindow, FailureExpiry: cluster.DefaultFailureExpiry,
+		Resources: []cluster.Resource{{
+			Name: "app", Agent: "fake", StartTimeout: time.Minute, StopTimeout: time.Minute,
+			MonitorTimeout: time.Second, MonitorInterval: 10 * time.Second,
+		}},
+	}
+}
+
+func (w *world) put(key string, record any) {
+	_, err := w.store.Client("setup").Commit(w.ctx, tx(cluster.Put(key, record)))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) now() time.Duration { return time.Since(w.start) }
+
+func (w *world) note(format string, args ...any) {
+	w.journal = append(w.journal, fmt.Sprintf(format, args...))
+}
+
+// boot starts a guest cold: a new life, a new boot, a new run of the daemon.
+func (w *world) boot(name cluster.NodeName) *guest {
+	w.mu.Lock()
+	g := w.guests[name]
+	if g == nil {
+		g = &guest{w: w, name: name}
+		w.guests[name] = g
+	}
+	g.boot++
+	host := w.hosts[cluster.HostName("h"+string(name[1]))]
+	g.life = cluster.LifeID(fmt.Sprintf("%s:%d:1", host.name, g.boot))
+	g.alive = true
+	host.lives[g.life] = g
+	g.agent = &fakeAgent{g: g}
+	w.mu.Unlock()
+	w.daemon(g)
+	return g
+}
+
+// daemon starts a run of the daemon in the present boot.
+func (w *world) daemon(g *guest) {
+	ctx, cancel := context.WithCancel(w.ctx)
+	var out io.Writer = io.Discard
+	if os.Getenv("NODE_TEST_LOG") != "" {
+		out = os.Stderr
+	}
+	g.inbox, g.cancel, g.err = make(chan heartbeat.Received, 1000), cancel, nil
+	g.client = w.store.Client(fmt.Sprintf("%s-%d", g.name, g.boot))
+	host := cluster.HostName("h" + string(g.name[1]))
+	g.node = New(Config{
+		Self: cluster.Boot{
+			ID: cluster.BootID(fmt.Sprintf("%s-b%d", g.name, g.boot)), Node: g.name, Life: g.life,
+			Guest: cluster.GuestID("guest-" + g.name), Places: []cluster.HostName{host},
+		},
+		Cluster: "c", Incarnation: 1, Store: g.client, Beats: g,
+		DialHost: func(h cluster.Host) (Host, error) { return &fakeLink{h: w.hosts[h.Name], g: g}, nil },
+		Agents: func(name string) (resource.Agent, error) {
+			if name != "fake" {
+				return nil, fmt.Errorf("no agent %s", name)
+			}
+			return g.agent, nil
+		},
+		Now: w.now, Log: slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: slog.LevelDebug})),
+	})
+	node := g.node
+	w.wg.Go(func() {
+		err := node.Run(ctx)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if g.node == node {
+			g.err = err
+		}
+	})
+}
+
+// kill ends a guest: its daemon and all it ran are gone at this instant.
+func (w *world) kill(name cluster.NodeName, hostTells bool) {
+	w.mu.Lock()
+	g := w.guests[name]
+	g.die()
+	w.mu.Unlock()
+	host := w.hosts[cluster.HostName("h"+string(name[1]))]
+	if hostTells {
+		host.certify(g, cluster.CauseCrashed)
+	}
+}
+
+// die is the end of a life, with the mutex held.
+func (g *guest) die() {
+	g.alive = false
+	g.cancel()
+	g.client.SetFault(mem.Cut())
+	for svc, node := range g.w.active {
+		if node == g.name {
+			delete(g.w.active, svc)
+			g.w.note("%s dies with %s", svc, node)
+		}
+	}
+}
+
+// Send and Beats are the network for heartbeats.
+func (g *guest) Send(_ []heartbeat.Peer, p heartbeat.Payload) {
+	w := g.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.cut[g.name] || !g.alive {
+		return
+	}
+	for _, peer := range w.guests {
+		if peer == g || w.cut[peer.name] || !peer.alive {
+			continue
+		}
+		select {
+		case peer.inbox <- heartbeat.Received{Node: g.name, Boot: g.node.Self.ID, Tick: p.Tick, Revision: p.Revision, At: w.now()}:
+		default:
+		}
+	}
+}
+
+func (g *guest) Beats() <-chan heartbeat.Received { return g.inbox }
+
+// fakeAgent has effects in the world's journal and reports two runs at once.
+type fakeAgent struct {
+	g         *guest
+	failStart bool
+	failStop  bool
+	slow      time.Duration
+	broken    chan struct{}
+}
+
+func (a *fakeAgent) Check(cluster.Resource) error { return nil }
+
+func (a *fakeAgent) Start(ctx context.Context, c resource.Call) error {
+	if a.slow > 0 {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(a.slow):
+		}
+	}
+	w := a.g.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !a.g.alive {
+		return errors.New("dead")
+	}
+	if a.failStart {
+		w.note("%s fails to start on %s", c.Service, a.g.name)
+		return errors.New("does not start")
+	}
+	if other := w.active[string(c.Service)]; other != "" && other != a.g.name {
+		w.t.Errorf("%s runs on %s and %s at once", c.Service, other, a.g.name)
+	}
+	w.active[string(c.Service)] = a.g.name
+	w.note("%s starts on %s, generation %d", c.Service, a.g.name, c.Generation)
+	a.broken = make(chan struct{})
+	return nil
+}
+
+func (a *fakeAgent) Stop(_ context.Context, c resource.Call) error {
+	w := a.g.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if a.failStop {
+		return errors.New("does not stop")
+	}
+	if w.active[string(c.Service)] == a.g.name {
+		delete(w.active, string(c.Service))
+		w.note("%s stops on %s", c.Service, a.g.name)
+	}
+	return nil
+}
+
+func (a *fakeAgent) Monitor(_ context.Context, c resource.Call) (resource.Status, error) {
+	w := a.g.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.active[string(c.Service)] == a.g.name {
+		return resource.StatusActive, nil
+	}
+	return resource.StatusInactive, nil
+}
+
+// Watch notices a crash at once.
+func (a *fakeAgent) Watch(ctx context.Context, _ resource.Call) error {
+	a.g.w.mu.Lock()
+	broken := a.broken
+	a.g.w.mu.Unlock()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-broken:
+		return errors.New("ended")
+	}
+}
+
+// crash ends the service process, not the guest.
+func (w *world) crash(name cluster.NodeName, svc string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.active, svc)
+	w.note("%s crashes on %s", svc, name)
+	close(w.guests[name].agent.broken)
+}
+
+// fakeHost is hostd with its signing key.
+type fakeHost struct {
+	w      *world
+	name   cluster.HostName
+	key    ed25519.PrivateKey
+	lives  map[cluster.LifeID]*guest
+	certs  []cluster.DeathCertificate
+	feeds  map[*fakeLink]chan cluster.DeathCertificate
+	silent bool // unreachable
+}
+
+func newFakeHost(w *world, name cluster.HostName) *fakeHost {
+	seed := make([]byte, ed25519.SeedSize)
+	copy(seed, name)
+	return &fakeHost{
+		w: w, name: name, key: ed25519.NewKeyFromSeed(seed),
+		lives: map[cluster.LifeID]*guest{}, feeds: map[*fakeLink]chan cluster.DeathCertificate{},
+	}
+}
+
+func (h *fakeHost) certify(g *guest, cause cluster.Cause) cluster.DeathCertificate {
+	h.w.mu.Lock()
+	defer h.w.mu.Unlock()
+	c := cluster.DeathCertificate{
+		Cluster: "c", Guest: cluster.GuestID("guest-" + g.name), Life: g.life,
+		Host: h.name, HostBoot: "hb", Seq: uint64(len(h.certs) + 1), Cause: cause,
+	}
+	c.Signature = ed25519.Sign(h.key, c.SigningBytes())
+	h.certs = append(h.certs, c)
+	for _, feed := range h.feeds {
+		feed <- c
+	}
+	return c
+}
+
+type fakeLink struct {
+	h *fakeHost
+	g *guest
+}
+
+func (l *fakeLink) Off(_ context.Context, _ cluster.GuestID, o hostapi.Order) (hostapi.Reply, error) {
+	l.h.w.mu.Lock()
+	g := l.h.lives[o.Life]
+	if l.h.silent || g == nil {
+		l.h.w.mu.Unlock()
+		return hostapi.Reply{Outcome: cluster.OutcomeUnknown, Detail: "host does not answer"}, nil
+	}
+	if g.alive {
+		l.h.w.note("%s is switched off", g.name)
+		g.die()
+	}
+	l.h.w.mu.Unlock()
+	cert := l.h.certify(g, cluster.CauseFenced)
+	return hostapi.Reply{Outcome: cluster.OutcomeDone, Certificate: &cert}, nil
+}
+
+func (l *fakeLink) Stream(ctx context.Context, _ uint64, f func(HostEvent)) error {
+	feed := make(chan cluster.DeathCertificate, 100)
+	l.h.w.mu.Lock()
+	if l.h.silent {
+		l.h.w.mu.Unlock()
+		return errors.New("host does not answer")
+	}
+	l.h.feeds[l] = feed
+	old := slices.Clone(l.h.certs)
+	l.h.w.mu.Unlock()
+	defer func() {
+		l.h.w.mu.Lock()
+		delete(l.h.feeds, l)
+		l.h.w.mu.Unlock()
+	}()
+	f(HostEvent{Hello: &hostapi.Hello{Host: l.h.name}})
+	for _, c := range old {
+		f(HostEvent{Certificate: &c})
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case c := <-feed:
+			f(HostEvent{Certificate: &c})
+		}
+	}
+}
+
+func (l *fakeLink) Ack(context.Context, hostapi.Ack) error { return nil }
+
+func (l *fakeLink) Close() {}
+
+// story returns the journal so far and empties it.
+func (w *world) story() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := strings.Join(w.journal, "; ")
+	w.journal = nil
+	return s
+}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"ringfence/internal/cluster"
+	"ringfence/internal/hostclient"
 	"ringfence/internal/store"
 	"ringfence/internal/wire/hostapi"
 )
@@ -95,10 +96,11 @@ func (h *hosts) follow(ctx context.Context, link *hostLink) {
 	log := h.n.Log.With("component", "hosts", "host", link.rec.Value.Name)
 	delay := redialFirst
 	for ctx.Err() == nil {
-		err := link.client.Stream(ctx, 0, func(e HostEvent) {
+		err := link.client.Stream(ctx, 0, func(e hostclient.Event) error {
 			delay = redialFirst
 			h.setAlive(link, true)
 			h.take(ctx, link, e)
+			return nil
 		})
 		if h.setAlive(link, false) && ctx.Err() == nil {
 			log.Warn("host cannot be asked", "err", err)
@@ -124,7 +126,7 @@ func (h *hosts) reachable(name cluster.HostName) bool {
 	return h.links[name] != nil && h.links[name].alive
 }
 
-func (h *hosts) take(ctx context.Context, link *hostLink, e HostEvent) {
+func (h *hosts) take(ctx context.Context, link *hostLink, e hostclient.Event) {
 	switch {
 	case e.Certificate != nil:
 		h.commitCertificate(ctx, link.rec.Value.Name, *e.Certificate)

@@ -20,6 +20,7 @@ import (
 	"ringfence/internal/cluster"
 	"ringfence/internal/executor"
 	"ringfence/internal/heartbeat"
+	"ringfence/internal/hostclient"
 	"ringfence/internal/mirror"
 	"ringfence/internal/plan"
 	"ringfence/internal/resource"
@@ -47,20 +48,12 @@ type Raft interface {
 type Host interface {
 	// Off ends a life. An answer that did not come is OutcomeUnknown.
 	Off(ctx context.Context, guest cluster.GuestID, o hostapi.Order) (hostapi.Reply, error)
-	// Stream delivers events until the stream is lost.
-	Stream(ctx context.Context, since uint64, f func(HostEvent)) error
+	// Stream delivers events until the stream is lost or take fails.
+	Stream(ctx context.Context, since uint64, take func(hostclient.Event) error) error
 	// Ack tells the host that a certificate stands in the store.
 	Ack(ctx context.Context, ack hostapi.Ack) error
 	// Close releases the connection.
 	Close()
-}
-
-// HostEvent is one event of a host's stream; exactly one field is set, or none
-// for a sign of life.
-type HostEvent struct {
-	Hello       *hostapi.Hello
-	Certificate *cluster.DeathCertificate
-	Guest       *hostapi.Guest
 }
 
 // Config is everything a Node works with.

@@ -195,7 +195,9 @@ func TestTheWholeClusterColdStarts(t *testing.T) {
 		}
 		time.Sleep(time.Second)
 		for i, n := range []cluster.NodeName{"n1", "n2", "n3"} {
-			former := *w.guests[n]
+			w.mu.Lock()
+			former := guest{name: n, life: w.guests[n].life}
+			w.mu.Unlock()
 			w.hosts[[]cluster.HostName{"h1", "h2", "h3"}[i]].certify(&former, cluster.CauseHostRestarted)
 			w.boot(n)
 		}

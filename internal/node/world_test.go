@@ -16,6 +16,7 @@ import (
 
 	"ringfence/internal/cluster"
 	"ringfence/internal/heartbeat"
+	"ringfence/internal/hostclient"
 	"ringfence/internal/resource"
 	"ringfence/internal/store/mem"
 	"ringfence/internal/wire/hostapi"
@@ -130,7 +131,9 @@ func (w *world) daemon(g *guest) {
 	if os.Getenv("NODE_TEST_LOG") != "" {
 		out = os.Stderr
 	}
-	g.inbox, g.cancel, g.err = make(chan heartbeat.Received, 1000), cancel, nil
+	w.mu.Lock()
+	inbox := make(chan heartbeat.Received, 1000)
+	g.inbox, g.cancel, g.err = inbox, cancel, nil
 	g.client = w.store.Client(fmt.Sprintf("%s-%d", g.name, g.boot))
 	host := cluster.HostName("h" + string(g.name[1]))
 	g.node = New(Config{
@@ -138,7 +141,7 @@ func (w *world) daemon(g *guest) {
 			ID: cluster.BootID(fmt.Sprintf("%s-b%d", g.name, g.boot)), Node: g.name, Life: g.life,
 			Guest: cluster.GuestID("guest-" + g.name), Places: []cluster.HostName{host},
 		},
-		Cluster: "c", Incarnation: 1, Store: g.client, Beats: g,
+		Cluster: "c", Incarnation: 1, Store: g.client, Beats: wire{g, inbox},
 		DialHost: func(h cluster.Host) (Host, error) { return &fakeLink{h: w.hosts[h.Name], g: g}, nil },
 		Agents: func(name string) (resource.Agent, error) {
 			if name != "fake" {
@@ -149,6 +152,7 @@ func (w *world) daemon(g *guest) {
 		Now: w.now, Log: slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
 	node := g.node
+	w.mu.Unlock()
 	w.wg.Go(func() {
 		err := node.Run(ctx)
 		w.mu.Lock()
@@ -184,8 +188,13 @@ func (g *guest) die() {
 	}
 }
 
-// Send and Beats are the network for heartbeats.
-func (g *guest) Send(_ []heartbeat.Peer, p heartbeat.Payload) {
+// wire is the network for heartbeats as one run of the daemon sees it.
+type wire struct {
+	*guest
+	inbox chan heartbeat.Received
+}
+
+func (g wire) Send(_ []heartbeat.Peer, p heartbeat.Payload) {
 	w := g.w
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -193,7 +202,7 @@ func (g *guest) Send(_ []heartbeat.Peer, p heartbeat.Payload) {
 		return
 	}
 	for _, peer := range w.guests {
-		if peer == g || w.cut[peer.name] || !peer.alive {
+		if peer == g.guest || w.cut[peer.name] || !peer.alive {
 			continue
 		}
 		select {
@@ -203,7 +212,7 @@ func (g *guest) Send(_ []heartbeat.Peer, p heartbeat.Payload) {
 	}
 }
 
-func (g *guest) Beats() <-chan heartbeat.Received { return g.inbox }
+func (g wire) Beats() <-chan heartbeat.Received { return g.inbox }
 
 // fakeAgent has effects in the world's journal and reports two runs at once.
 type fakeAgent struct {
@@ -345,7 +354,7 @@ func (l *fakeLink) Off(_ context.Context, _ cluster.GuestID, o hostapi.Order) (h
 	return hostapi.Reply{Outcome: cluster.OutcomeDone, Certificate: &cert}, nil
 }
 
-func (l *fakeLink) Stream(ctx context.Context, _ uint64, f func(HostEvent)) error {
+func (l *fakeLink) Stream(ctx context.Context, _ uint64, take func(hostclient.Event) error) error {
 	feed := make(chan cluster.DeathCertificate, 100)
 	l.h.w.mu.Lock()
 	if l.h.silent {
@@ -360,16 +369,16 @@ func (l *fakeLink) Stream(ctx context.Context, _ uint64, f func(HostEvent)) erro
 		delete(l.h.feeds, l)
 		l.h.w.mu.Unlock()
 	}()
-	f(HostEvent{Hello: &hostapi.Hello{Host: l.h.name}})
+	_ = take(hostclient.Event{Hello: &hostapi.Hello{Host: l.h.name}})
 	for _, c := range old {
-		f(HostEvent{Certificate: &c})
+		_ = take(hostclient.Event{Certificate: &c})
 	}
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case c := <-feed:
-			f(HostEvent{Certificate: &c})
+			_ = take(hostclient.Event{Certificate: &c})
 		}
 	}
 }

@@ -28,7 +28,13 @@ type hosts struct {
 	mu      sync.Mutex // guards the fields below
 	links   map[cluster.HostName]*hostLink
 	pending map[cluster.LifeID]cluster.DeathCertificate // of lives without a known boot
-	guests  map[cluster.GuestID]hostapi.Guest           // last word of the hosts, for display
+	guests  map[cluster.GuestID]guestWord               // last word of the hosts
+}
+
+// guestWord is what a host last said of a guest.
+type guestWord struct {
+	host  cluster.HostName
+	guest hostapi.Guest
 }
 
 // hostLink is the connection to one host as it was enrolled at one revision.
@@ -43,7 +49,7 @@ func (h *hosts) init(n *Node) {
 	h.n = n
 	h.links = map[cluster.HostName]*hostLink{}
 	h.pending = map[cluster.LifeID]cluster.DeathCertificate{}
-	h.guests = map[cluster.GuestID]hostapi.Guest{}
+	h.guests = map[cluster.GuestID]guestWord{}
 }
 
 // run follows the host records and the pending certificates.
@@ -126,6 +132,17 @@ func (h *hosts) reachable(name cluster.HostName) bool {
 	return h.links[name] != nil && h.links[name].alive
 }
 
+// HostReachable reports whether a host's event stream is up.
+func (n *Node) HostReachable(name cluster.HostName) bool { return n.hosts.reachable(name) }
+
+// GuestSeen returns the last word on a guest by a host whose stream is up.
+func (n *Node) GuestSeen(id cluster.GuestID) (hostapi.Guest, bool) {
+	n.hosts.mu.Lock()
+	word, ok := n.hosts.guests[id]
+	n.hosts.mu.Unlock()
+	return word.guest, ok && n.hosts.reachable(word.host)
+}
+
 func (h *hosts) take(ctx context.Context, link *hostLink, e hostclient.Event) {
 	switch {
 	case e.Certificate != nil:
@@ -133,7 +150,7 @@ func (h *hosts) take(ctx context.Context, link *hostLink, e hostclient.Event) {
 	case e.Guest != nil:
 		h.n.Log.Debug("host tells of a guest", "component", "hosts", "host", link.rec.Value.Name, "guest", e.Guest.ID, "state", e.Guest.State)
 		h.mu.Lock()
-		h.guests[e.Guest.ID] = *e.Guest
+		h.guests[e.Guest.ID] = guestWord{host: link.rec.Value.Name, guest: *e.Guest}
 		h.mu.Unlock()
 	}
 }

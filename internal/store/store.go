@@ -61,7 +61,7 @@ type Store interface {
 	// Commit carries out tx and returns the revision at which its writes
 	// happened. A tx without writes only checks its guards. It must not write
 	// one key twice. Errors: ErrConflict, ErrUnknown, ErrUnavailable (certainly
-	// nothing written), ErrClosed.
+	// nothing written), ErrClosed, and ErrRefused for what CheckTx refuses.
 	Commit(ctx context.Context, tx Tx) (cluster.Revision, error)
 	// Watch delivers, in order and without gaps, every change under prefix with
 	// a revision of from or later: one Batch for each revision. The watch ends

@@ -1,0 +1,321 @@
+// Package app wires the daemons: it opens what they stand on, starts the parts
+// in order, and takes them down in the reverse. main and the command line call
+// it; it decides nothing.
+package app
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"ringfence/internal/cluster"
+	"ringfence/internal/heartbeat"
+	"ringfence/internal/hostclient"
+	"ringfence/internal/mirror"
+	"ringfence/internal/node"
+	"ringfence/internal/nodeapi"
+	"ringfence/internal/pki"
+	"ringfence/internal/store"
+	"ringfence/internal/store/etcd"
+)
+
+// NodeOptions are the settings of `ringfence node run`.
+type NodeOptions struct {
+	Data   string // the node's data directory, made by init or join
+	RunDir string // sockets and the state of resources; gone after a reboot
+	// HostChannel is the guest's own channel to its host. Where nothing is at
+	// that path the node takes itself for bare metal: no host can be asked.
+	HostChannel string
+	Log         *slog.Logger
+}
+
+// Timings of the wiring.
+const (
+	channelRetry = 500 * time.Millisecond
+	channelLimit = 3 * time.Second
+	leaveLimit   = 3 * time.Minute
+)
+
+// RunNode runs a member until ctx ends; it then leaves the cluster cleanly. It
+// returns nil after a clean leave.
+func RunNode(ctx context.Context, o NodeOptions) (err error) {
+	data, err := pki.Open(o.Data, time.Now())
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(o.RunDir, 0o700); err != nil {
+		return fmt.Errorf("run directory: %w", err)
+	}
+	r := &nodeRun{NodeOptions: o, data: data, began: time.Now(), fatal: make(chan error, 1)}
+	defer func() { err = errors.Join(err, r.down.run()) }()
+	return r.run(ctx)
+}
+
+// nodeRun is one run of a member's daemon.
+type nodeRun struct {
+	NodeOptions
+	data  *pki.Data
+	began time.Time
+	fatal chan error // the store cannot go on
+	down  teardown
+
+	store  *etcd.Server
+	events *nodeapi.EventLog
+	node   *node.Node
+}
+
+// now is the monotonic clock of this run.
+func (r *nodeRun) now() time.Duration { return time.Since(r.began) }
+
+func (r *nodeRun) run(ctx context.Context) error {
+	if err := r.openStore(ctx); err != nil {
+		return err
+	}
+	boot, err := r.identify(ctx)
+	if err != nil {
+		return err
+	}
+	if err := r.found(ctx); err != nil {
+		return err
+	}
+	if boot, err = r.bind(ctx, boot); err != nil {
+		return err
+	}
+	beats, err := r.openBeats(boot.ID)
+	if err != nil {
+		return err
+	}
+	agents, err := OpenAgents(r.RunDir, r.Log)
+	if err != nil {
+		return err
+	}
+	r.down.add("agents", agents.Close)
+	decisions := newDecisions(filepath.Join(r.Data, "decisions"), r.Log)
+	r.down.add("saved decisions", decisions.close)
+	r.events = nodeapi.NewEventLog(time.Now)
+	r.node = node.New(node.Config{
+		Self: boot, Cluster: r.data.Identity.Cluster, Incarnation: r.data.Identity.Incarnation,
+		Store: r.store, Raft: r.store, Beats: beats, DialHost: r.dialHost, Agents: agents.Find,
+		SaveDecision: decisions.save, OnChange: r.change, Now: r.now, Log: r.Log,
+	})
+	if err := r.serve(agents); err != nil {
+		return err
+	}
+	return r.live(ctx)
+}
+
+func (r *nodeRun) change(before, after *cluster.State, c mirror.Change) {
+	r.events.OnChange(before, after, c)
+}
+
+// live runs the node; when ctx ends it leaves.
+func (r *nodeRun) live(ctx context.Context) error {
+	runCtx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cancel(nil)
+	stop := context.AfterFunc(ctx, func() {
+		r.node.Leave()
+		select {
+		case <-runCtx.Done():
+		case <-time.After(leaveLimit):
+			cancel(fmt.Errorf("could not leave within %v: peers will have this boot fenced", leaveLimit))
+		}
+	})
+	defer stop()
+	go func() {
+		select {
+		case err := <-r.fatal:
+			cancel(err)
+		case <-runCtx.Done():
+		}
+	}()
+	if err := r.node.Run(runCtx); !errors.Is(err, node.ErrLeft) {
+		return err
+	}
+	return nil
+}
+
+// openStore starts this node's voter and waits for a quorum.
+func (r *nodeRun) openStore(ctx context.Context) error {
+	id := r.data.Identity
+	marker := filepath.Join(r.Data, "store-created")
+	_, marked := os.Stat(marker)
+	_, made := os.Stat(filepath.Join(r.data.Dir.Store(), "member"))
+	if marked == nil && made != nil {
+		return fmt.Errorf("the store of this node, %s, is gone: a voter without its memory must not vote; remove the node from the cluster and join again", r.data.Dir.Store())
+	}
+	s, err := etcd.Start(ctx, etcd.Config{
+		Name: string(id.Node), DataDir: r.data.Dir.Store(), Address: id.Address, PeerPort: id.PeerPort,
+		InitialCluster: id.InitialCluster, New: made != nil && len(id.InitialCluster) == 1, Token: string(id.Cluster),
+		CertFile: r.data.Dir.NodeCert(), KeyFile: r.data.Dir.NodeKey(), CAFile: r.data.Dir.CACert(),
+		Logger: r.Log.With("component", "store"),
+		OnFatal: func(err error) {
+			r.fatal <- fmt.Errorf("the store of this node cannot go on: %w", err)
+		},
+	})
+	if err != nil {
+		return err
+	}
+	r.store = s
+	r.down.add("store", s.Close)
+	if err := pki.WriteFile(marker, []byte("the store was created once; it must not be created anew\n"), 0o600); err != nil {
+		return err
+	}
+	r.Log.Info("store runs; waiting for a quorum of the voters", "component", "app")
+	select {
+	case <-s.Ready():
+		return nil
+	case err := <-r.fatal:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("ended before there was a quorum of the voters: %w", ctx.Err())
+	}
+}
+
+// found writes the first records of a new cluster; the first node does it once.
+func (r *nodeRun) found(ctx context.Context) error {
+	id := r.data.Identity
+	meta := cluster.Meta{ID: id.Cluster, Name: id.Name, Incarnation: id.Incarnation, Format: cluster.FormatVersion}
+	s, err := r.load(ctx)
+	if err != nil {
+		return err
+	}
+	if s.Meta.Rev != 0 {
+		return checkMeta(s.Meta.Value, meta)
+	}
+	members, err := r.store.Members(ctx)
+	if err != nil || len(members) != 1 {
+		return fmt.Errorf("the store has no cluster record and %d members: it was not made by `ringfence init` (%v)", len(members), err)
+	}
+	_, err = r.store.Commit(ctx, store.Tx{
+		Guards: []cluster.Guard{{Key: cluster.KeyMeta}},
+		Writes: []cluster.Write{
+			cluster.Put(cluster.KeyMeta, meta),
+			cluster.Put(cluster.KeyConfig, cluster.Config{Name: id.Name, Nodes: []cluster.NodeConfig{{Name: id.Node}}}),
+			cluster.Put(cluster.KeyNode(id.Node), cluster.Node{
+				Name: id.Node, Address: id.Address, BeatPort: id.BeatPort, PeerPort: id.PeerPort,
+				JoinPort: id.JoinPort, Member: members[0].ID,
+			}),
+		},
+	})
+	if err != nil && !errors.Is(err, store.ErrConflict) {
+		return fmt.Errorf("write the first records of the cluster: %w", err)
+	}
+	return nil
+}
+
+func checkMeta(stored, own cluster.Meta) error {
+	switch {
+	case stored.ID != own.ID:
+		return fmt.Errorf("the store belongs to cluster %s, this node to %s", stored.ID, own.ID)
+	case stored.Incarnation != own.Incarnation:
+		return fmt.Errorf("the cluster is in incarnation %d, this node in %d: its data is from before a recovery; join again", stored.Incarnation, own.Incarnation)
+	case stored.Format > cluster.FormatVersion:
+		return fmt.Errorf("the store has format %d, this version reads up to %d: upgrade this node", stored.Format, cluster.FormatVersion)
+	}
+	return nil
+}
+
+// load reads everything, once, for decisions before the mirror runs.
+func (r *nodeRun) load(ctx context.Context) (cluster.State, error) {
+	var s cluster.State
+	kvs, _, err := r.store.Load(ctx, cluster.Prefix)
+	for attempt := 0; err != nil && attempt < 10 && ctx.Err() == nil; attempt++ {
+		kvs, _, err = r.store.Load(ctx, cluster.Prefix)
+	}
+	if err != nil {
+		return s, fmt.Errorf("read the store: %w", err)
+	}
+	for _, kv := range kvs {
+		if err := s.Apply(kv, false, 0); err != nil {
+			return s, err
+		}
+	}
+	return s, nil
+}
+
+func (r *nodeRun) openBeats(boot cluster.BootID) (*heartbeat.Transport, error) {
+	id := r.data.Identity
+	beats, err := heartbeat.New(heartbeat.Config{
+		Address: id.Address, Port: id.BeatPort, Cluster: id.Cluster, Key: r.data.BeatKey,
+		Node: id.Node, Boot: boot, Logger: r.Log, Now: r.now,
+	})
+	if err != nil {
+		return nil, err
+	}
+	r.down.add("heartbeats", beats.Close)
+	return beats, nil
+}
+
+func (r *nodeRun) dialHost(h cluster.Host) (node.Host, error) {
+	return hostclient.New(h, r.data.Credentials.ClientTLS().Certificates[0])
+}
+
+// serve opens the API for the command line and the door for new nodes.
+func (r *nodeRun) serve(agents *Agents) error {
+	caPEM, err := os.ReadFile(r.data.Dir.CACert())
+	if err != nil {
+		return err
+	}
+	api := nodeapi.NewServer(nodeapi.Deps{
+		Self: r.data.Identity.Node, Mirror: r.node.Mirror, Store: r.store, Leave: r.node.Leave,
+		RaftLeader: r.store.Leader, HostReachable: r.node.HostReachable, GuestSeen: r.node.GuestSeen,
+		CheckResource: agents.Check, NewToken: r.newToken, CACert: caPEM,
+		Warnings: r.warnings, Now: r.now, Events: r.events, Log: r.Log,
+	})
+	ln, err := nodeapi.Listen(filepath.Join(r.RunDir, "node.sock"))
+	if err != nil {
+		return err
+	}
+	r.background("local API", func(ctx context.Context) error { return api.Serve(ctx, ln) })
+	return r.serveJoin()
+}
+
+// serveJoin admits new nodes and sees to it that they get their votes.
+func (r *nodeRun) serveJoin() error {
+	admitter := nodeapi.NewAdmitter(nodeapi.AdmitConfig{
+		Identity: r.data.Identity, Mirror: r.node.Mirror, Store: r.store, Voters: r.store, CA: r.data.CA,
+		BeatKey: r.data.BeatKey, RaftLeader: r.store.Leader, Wall: time.Now, Now: r.now, Log: r.Log,
+	})
+	ln, err := nodeapi.ListenJoin(r.data.Identity.Address, r.data.Identity.JoinPort)
+	if err != nil {
+		return err
+	}
+	r.background("join listener", func(ctx context.Context) error { return admitter.Serve(ctx, ln, r.data.Credentials) })
+	r.background("admission", func(ctx context.Context) error { admitter.Run(ctx); return nil })
+	return nil
+}
+
+func (r *nodeRun) newToken() (pki.Token, error) {
+	return pki.NewToken(rand.Reader, pki.FingerprintOf(r.data.Credentials.CA))
+}
+
+// warnings are what only this machine knows, for `ringfence status`.
+func (r *nodeRun) warnings() []string {
+	var out []string
+	for _, c := range []*x509.Certificate{r.data.Credentials.CA, r.data.Credentials.Node} {
+		if urgency, text := pki.Warn(c, time.Now()); urgency != pki.UrgencyNone {
+			out = append(out, text)
+		}
+	}
+	return out
+}
+
+// background runs f until the teardown, which waits for it.
+func (r *nodeRun) background(name string, f func(context.Context) error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- f(ctx) }()
+	r.down.add(name, func() error {
+		cancel()
+		if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
+			return err
+		}
+		return nil
+	})
+}

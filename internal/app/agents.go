@@ -23,6 +23,7 @@ type Agents struct {
 	exec *exec.Agent
 	ip   *ip.Agent
 	ocf  *ocf.Agent
+	log  *slog.Logger
 }
 
 // OpenAgents opens every kind of agent with its state below runDir.
@@ -37,7 +38,7 @@ func OpenAgents(runDir string, log *slog.Logger) (*Agents, error) {
 	if err != nil {
 		return nil, errors.Join(err, e.Close())
 	}
-	return &Agents{exec: e, ip: ip.New(ip.Options{Logger: log}), ocf: o}, nil
+	return &Agents{exec: e, ip: ip.New(ip.Options{Logger: log}), ocf: o, log: log}, nil
 }
 
 // Find returns the agent for the agent string of a resource.
@@ -60,6 +61,13 @@ func (a *Agents) Check(r cluster.Resource) error {
 		return err
 	}
 	return agent.Check(r)
+}
+
+// Announce tells the neighbours anew where this machine's virtual addresses are.
+func (a *Agents) Announce() {
+	if err := a.ip.AnnounceAll(); err != nil {
+		a.log.Warn("addresses not announced anew", "component", "app", "err", err)
+	}
 }
 
 // Close releases what the agents hold; what they started goes on.

@@ -102,7 +102,7 @@ func (r *nodeRun) run(ctx context.Context) error {
 	r.node = node.New(node.Config{
 		Self: boot, Cluster: r.data.Identity.Cluster, Incarnation: r.data.Identity.Incarnation,
 		Store: r.store, Raft: r.store, Beats: beats, DialHost: r.dialHost, Agents: agents.Find,
-		SaveDecision: decisions.save, OnChange: r.change, Now: r.now, Log: r.Log,
+		SaveDecision: decisions.save, OnChange: r.change, OnDoubt: agents.Announce, Now: r.now, Log: r.Log,
 	})
 	if err := r.serve(agents); err != nil {
 		return err

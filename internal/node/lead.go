@@ -45,23 +45,28 @@ func (n *Node) leadLoop(ctx context.Context) error {
 }
 
 func (n *Node) leadIterate(ctx context.Context, now time.Duration) (time.Duration, error) {
-	s, _ := n.Mirror.Snapshot()
-	leader := s.Leader.Value
-	if n.lead.leads && (leader.Boot != n.Self.ID || leader.Epoch != n.epoch) {
-		n.Log.Warn("lead lost", "component", "lead", "epoch", n.epoch, "leader", leader.Node)
+	var leader cluster.Rec[cluster.Leader]
+	why, rank := "", 0
+	n.Mirror.Read(func(s *cluster.State) {
+		leader = s.Leader
+		if why = n.whyClaim(s, now); why != "" {
+			rank = n.rank(s)
+		}
+	})
+	if n.lead.leads && (leader.Value.Boot != n.Self.ID || leader.Value.Epoch != n.epoch) {
+		n.Log.Warn("lead lost", "component", "lead", "epoch", n.epoch, "leader", leader.Value.Node)
 		n.lead = leadership{}
 		n.pulse.setTick(0)
 	}
 	if n.lead.leads {
-		return n.planOnce(ctx, s, now), nil
+		return n.planOnce(ctx, now), nil
 	}
-	n.maybeClaim(ctx, s, now)
+	n.maybeClaim(ctx, leader, why, rank, now)
 	return claimPoll, nil
 }
 
 // maybeClaim takes the lead by compare-and-set when there is reason to, in turn.
-func (n *Node) maybeClaim(ctx context.Context, s cluster.State, now time.Duration) {
-	why := n.whyClaim(&s, now)
+func (n *Node) maybeClaim(ctx context.Context, leader cluster.Rec[cluster.Leader], why string, rank int, now time.Duration) {
 	if why == "" {
 		n.lead.why = ""
 		return
@@ -70,17 +75,17 @@ func (n *Node) maybeClaim(ctx context.Context, s cluster.State, now time.Duratio
 		n.lead.since = now
 	}
 	n.lead.why = why
-	wait := time.Duration(n.rank(&s)) * claimStagger
+	wait := time.Duration(rank) * claimStagger
 	if why == leaderSilent {
 		wait += answerTime
 	}
 	if now-n.lead.since < wait {
 		return
 	}
-	next := cluster.Leader{Node: n.Self.Node, Boot: n.Self.ID, Epoch: s.Leader.Value.Epoch + 1}
+	next := cluster.Leader{Node: n.Self.Node, Boot: n.Self.ID, Epoch: leader.Value.Epoch + 1}
 	rev, err := n.commit(ctx, store.Tx{
 		Guards: []cluster.Guard{
-			{Key: cluster.KeyLeader, Rev: s.Leader.Rev},
+			{Key: cluster.KeyLeader, Rev: leader.Rev},
 			{Key: cluster.KeyEnded(n.Self.ID)}, {Key: cluster.KeyFence(n.Self.ID)},
 		},
 		Writes: []cluster.Write{cluster.Put(cluster.KeyLeader, next)},
@@ -176,7 +181,8 @@ func (n *Node) rank(s *cluster.State) int {
 
 // planOnce plans from the newest snapshot and commits the orders. An order
 // whose guards fail is void: the next snapshot is planned anew.
-func (n *Node) planOnce(ctx context.Context, s cluster.State, now time.Duration) time.Duration {
+func (n *Node) planOnce(ctx context.Context, now time.Duration) time.Duration {
+	s, _ := n.Mirror.Snapshot()
 	if s.Rev < n.lead.rev {
 		return claimPoll // not before the mirror shows our own claim (O-7)
 	}

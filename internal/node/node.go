@@ -71,8 +71,11 @@ type Config struct {
 	SaveDecision func(plan.Snapshot, plan.Result)
 	// OnChange sees every change of the store in order; it must not block.
 	OnChange func(before, after *cluster.State, c mirror.Change)
-	Now      func() time.Duration
-	Log      *slog.Logger
+	// OnDoubt is called when this node may have been away from its network: it
+	// was paused, or hears again whom it did not. Addresses are announced anew.
+	OnDoubt func()
+	Now     func() time.Duration
+	Log     *slog.Logger
 }
 
 // Errors with which Run ends of its own accord.

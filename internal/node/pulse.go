@@ -171,9 +171,13 @@ func (p *pulse) writeViews(ctx context.Context) error {
 		return ctx.Err()
 	case <-p.n.Mirror.Ready():
 	}
-	var written detect.Verdict
+	var written, last detect.Verdict
 	for ctx.Err() == nil {
 		verdict := p.current()
+		if p.n.OnDoubt != nil && (verdict.Abstain && !last.Abstain || len(verdict.Silent) < len(last.Silent)) {
+			p.n.OnDoubt()
+		}
+		last = verdict
 		if !sameVerdict(verdict, written) || len(verdict.Silent) > 0 {
 			if p.writeView(ctx, verdict) {
 				written = verdict

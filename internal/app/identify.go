@@ -50,6 +50,9 @@ func (r *nodeRun) identifyBare(boot cluster.Boot) (cluster.Boot, error) {
 		return boot, err
 	}
 	boot.ID = id
+	if r.Boot != "" {
+		boot.ID = r.Boot
+	}
 	for _, file := range []string{"/sys/class/dmi/id/product_uuid", "/etc/machine-id"} {
 		if text, err := os.ReadFile(file); err == nil && len(strings.TrimSpace(string(text))) > 0 {
 			boot.Machine = strings.TrimSpace(string(text))

@@ -32,7 +32,10 @@ type NodeOptions struct {
 	// HostChannel is the guest's own channel to its host. Where nothing is at
 	// that path the node takes itself for bare metal: no host can be asked.
 	HostChannel string
-	Log         *slog.Logger
+	// Boot replaces the kernel's boot id on a machine without a host: for tests
+	// that run several nodes on one kernel.
+	Boot cluster.BootID
+	Log  *slog.Logger
 }
 
 // Timings of the wiring.

@@ -188,6 +188,9 @@ func (w *worker) takeOver(ctx context.Context) {
 		if err == nil {
 			err = w.monitor(ctx, agent, r)
 		}
+		if announcer, ok := agent.(resource.Announcer); ok && err == nil {
+			err = announcer.Announce(ctx, w.callFor(r))
+		}
 		if err != nil {
 			w.repair(ctx, trouble{index: i, err: fmt.Errorf("resource %s: after a restart of the daemon: %w", r.Name, err)})
 			return

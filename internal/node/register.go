@@ -50,6 +50,9 @@ func (n *Node) tryRegister(ctx context.Context) (done bool, err error) {
 		return false, fmt.Errorf("the cluster has no node %s: it was removed; join again with a new token", n.Self.Node)
 	}
 	if known, ok := s.Boots[n.Self.ID]; ok {
+		if known.Value.Node != n.Self.Node {
+			return false, fmt.Errorf("boot %s is registered by node %s: two nodes share one operating system, or its boot id was copied", n.Self.ID, known.Value.Node)
+		}
 		if known.Value.Phase == cluster.PhaseLeaving {
 			return false, fmt.Errorf("%w: this boot was leaving when its daemon ended", ErrDoomed)
 		}

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -106,9 +107,15 @@ func (n *Node) budgetLoop(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// leaveLoop carries out a clean leave when asked to (rule O-5): phase leaving
-// first, so that no assignment made before can commit; then all stopped,
-// verified and reported; then the tombstone, while nothing is owned.
+// leaveRecord is how long a node that has stopped everything tries to write its
+// tombstone before it ends without: the last nodes of a cluster that is shut
+// down have no quorum any more.
+const leaveRecord = 10 * time.Second
+
+// leaveLoop carries out a clean leave when asked to (rule O-5): the latch first,
+// so that nothing starts any more; phase leaving, so that no assignment made
+// before can commit; then all stopped, verified and reported; then the
+// tombstone, while nothing that this boot owns is unaccounted for.
 func (n *Node) leaveLoop(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
@@ -117,10 +124,19 @@ func (n *Node) leaveLoop(ctx context.Context) error {
 	}
 	log := n.Log.With("component", "leave")
 	log.Info("leaving: services stop here and move")
-	n.setLeaving(ctx)
 	n.Executor.Latch("this node is leaving")
-	return n.each(ctx, func(ctx context.Context, _ time.Duration) (time.Duration, error) {
+	n.setLeaving(ctx)
+	stopped := time.Duration(0) // since when nothing runs here
+	return n.each(ctx, func(ctx context.Context, now time.Duration) (time.Duration, error) {
 		s, _ := n.Mirror.Snapshot()
+		switch {
+		case len(n.Executor.Active()) > 0:
+			stopped = 0
+		case stopped == 0:
+			stopped = now
+		case now-stopped > leaveRecord:
+			return 0, errors.New("stopped everything, but could not record the leave: the store has no quorum. Whatever starts first needs evidence that this boot has ended")
+		}
 		if _, ended := s.Ended[n.Self.ID]; ended {
 			return 0, ErrLeft // our own word, of unknown outcome then; doomLoop has any other
 		}
@@ -158,8 +174,9 @@ func (n *Node) leaveLoop(ctx context.Context) error {
 }
 
 // setLeaving closes the door for assignments: they compare the boot record.
+// Without a quorum it gives up, since no assignment can commit then either.
 func (n *Node) setLeaving(ctx context.Context) {
-	for ctx.Err() == nil {
+	for began := n.Now(); ctx.Err() == nil && n.Now()-began < leaveRecord; {
 		s, _ := n.Mirror.Snapshot()
 		boot := s.Boots[n.Self.ID]
 		if boot.Value.Phase == cluster.PhaseLeaving {

@@ -59,3 +59,10 @@ type Watcher interface {
 	// errors.ErrUnsupported; the executor polls then.
 	Watch(ctx context.Context, call Call) error
 }
+
+// Announcer is an optional ability: an agent whose active resource has to be
+// made known to neighbours, also when it was taken over and not started.
+type Announcer interface {
+	// Announce makes the active resource known once more.
+	Announce(ctx context.Context, call Call) error
+}

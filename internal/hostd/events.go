@@ -1,0 +1,116 @@
+package hostd
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strconv"
+	"time"
+
+	"ringfence/internal/cluster"
+	"ringfence/internal/wire/hostapi"
+)
+
+// getEvents is the stream of one client: hello, the certificates that it may
+// have missed, then what happens. It ends with the client, with hostd, and
+// when the client does not take an event within writeTimeout or falls
+// streamBuffer events behind.
+func (s *Server) getEvents(w http.ResponseWriter, r *http.Request) {
+	who, err := s.who(r)
+	var since uint64
+	if err == nil {
+		since, err = sinceOf(r)
+	}
+	if err != nil {
+		s.audit.note(auditEntry{Cluster: who.cluster, Name: who.name, Remote: who.remote, Action: "events", Outcome: "refused", Detail: err.Error()})
+		s.reply(w, nil, err)
+		return
+	}
+	out := newStream(who.cluster)
+	defer s.hub.drop(out)
+	hello, missed, err := s.subscribe(r.Context(), out, since)
+	if err != nil {
+		s.reply(w, nil, err)
+		return
+	}
+	err = s.stream(w, r, out, hello, missed)
+	s.log.Debug("stream ends", "cluster", who.cluster, "remote", who.remote, "err", err)
+}
+
+func sinceOf(r *http.Request) (uint64, error) {
+	text := r.URL.Query().Get("since")
+	if text == "" {
+		text = r.Header.Get("Last-Event-ID")
+	}
+	if text == "" {
+		return 0, nil
+	}
+	n, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		return 0, &Refusal{hostapi.CodeBadRequest, "since: want the number of a certificate"}
+	}
+	return n, nil
+}
+
+// subscribe joins the hub and takes the past in one step, so that nothing is
+// missed and nothing comes twice.
+func (s *Server) subscribe(ctx context.Context, out *stream, since uint64) (hello hostapi.Hello, missed []cluster.DeathCertificate, err error) {
+	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
+	defer cancel()
+	err = s.keeper.do(ctx, func(l *Lives) []Effect {
+		hello, missed = l.Since(out.cluster, since)
+		s.hub.add(out)
+		return nil
+	})
+	return hello, missed, err
+}
+
+func (s *Server) stream(w http.ResponseWriter, r *http.Request, out *stream, hello hostapi.Hello, missed []cluster.DeathCertificate) error {
+	rc := http.NewResponseController(w)
+	if err := rc.SetReadDeadline(time.Time{}); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("Cache-Control", "no-store")
+	send := func(event []byte) error {
+		if err := rc.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+			return err
+		}
+		if _, err := w.Write(event); err != nil {
+			return err
+		}
+		return rc.Flush()
+	}
+	if err := send(encodeEvent(hostapi.EventHello, 0, hello)); err != nil {
+		return err
+	}
+	for _, cert := range missed {
+		if err := send(encodeEvent(hostapi.EventCertificate, cert.Seq, cert)); err != nil {
+			return err
+		}
+	}
+	return s.follow(r.Context(), out, send)
+}
+
+var errBehind = errors.New("client was dropped: too slow, or its permissions changed")
+
+func (s *Server) follow(ctx context.Context, out *stream, send func([]byte) error) error {
+	alive := time.NewTicker(hostapi.KeepAliveSeconds * time.Second)
+	defer alive.Stop()
+	for {
+		event := []byte(":\n\n")
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.ctx.Done():
+			return errStopped
+		case <-out.gone:
+			return errBehind
+		case event = <-out.out:
+		case <-alive.C:
+		}
+		if err := send(event); err != nil {
+			return err
+		}
+	}
+}

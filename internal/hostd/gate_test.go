@@ -1,0 +1,107 @@
+package hostd
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"path/filepath"
+	"testing"
+
+	"ringfence/internal/cluster"
+	"ringfence/internal/hypervisor/mem"
+)
+
+func limited(t *testing.T, limits Limits) *rig {
+	r := &rig{t: t, dir: filepath.Join(t.TempDir(), "host"), ca: newAuthority(t), driver: mem.New(boots1)}
+	must(t, Init(r.dir, "h1", "127.0.0.1:0"))
+	must(t, Allow(r.dir, ClusterGrant{Cluster: alpha, CA: r.ca.pem(), Guests: []cluster.GuestID{g1}}))
+	server, err := New(Config{Dir: r.dir, Driver: r.driver, Log: quiet, Limits: limits})
+	must(t, err)
+	r.server = server
+	ctx, cancel := context.WithCancel(context.Background())
+	ran := make(chan error, 1)
+	go func() { ran <- server.Run(ctx) }()
+	t.Cleanup(func() { cancel(); must(t, <-ran) })
+	return r
+}
+
+// A handshake that stalls gives way to one that does not.
+func TestStalledHandshakesGiveWay(t *testing.T) {
+	r := limited(t, Limits{Handshakes: 4})
+	for range 20 {
+		conn, err := net.Dial("tcp", r.server.Addr().String())
+		must(t, err)
+		defer conn.Close()
+	}
+	if _, err := r.client().Host(context.Background()); err != nil {
+		t.Error(err)
+	}
+	r.server.gate.mu.Lock()
+	defer r.server.gate.mu.Unlock()
+	if n := r.server.gate.shaking.Len(); n > 4 {
+		t.Errorf("%d handshakes are open, at most 4 are allowed", n)
+	}
+}
+
+func TestConnectionsOfAClusterAreBounded(t *testing.T) {
+	r := limited(t, Limits{Cluster: 2})
+	cert := r.ca.node(t)
+	open := func() (*tls.Conn, error) {
+		conn, err := tls.Dial("tcp", r.server.Addr().String(), &tls.Config{Certificates: []tls.Certificate{cert}, InsecureSkipVerify: true, MinVersion: tls.VersionTLS13})
+		must(t, err)
+		t.Cleanup(func() { conn.Close() })
+		if _, err := conn.Write([]byte("GET /v1/host HTTP/1.1\r\nHost: h\r\n\r\n")); err != nil {
+			return conn, err
+		}
+		_, err = conn.Read(make([]byte, 1))
+		return conn, err
+	}
+	first, err := open()
+	must(t, err)
+	_, err = open()
+	must(t, err)
+	if _, err := open(); err == nil {
+		t.Fatal("a third connection is served")
+	}
+	must(t, first.Close())
+	for { // until hostd has noticed
+		if _, err := open(); err == nil {
+			break
+		}
+	}
+}
+
+// A guest that opens connections without end hurts only itself.
+func TestConnectionsOfAGuestAreBounded(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	l := &limitListener{Listener: ln, most: 1}
+	defer l.Close()
+	dial := func() net.Conn {
+		conn, err := net.Dial("tcp", ln.Addr().String())
+		must(t, err)
+		t.Cleanup(func() { conn.Close() })
+		return conn
+	}
+	dial()
+	first, err := l.Accept()
+	must(t, err)
+	second := dial()
+	closed := make(chan error, 1)
+	go func() {
+		_, err := second.Read(make([]byte, 1))
+		closed <- err
+		_ = first.Close()
+		_ = first.Close() // counted once
+		dial()
+	}()
+	third, err := l.Accept()
+	must(t, err)
+	if err := <-closed; err == nil {
+		t.Error("the connection beyond the limit is open")
+	}
+	must(t, third.Close())
+	if l.open != 0 {
+		t.Errorf("%d connections are counted, want none", l.open)
+	}
+}

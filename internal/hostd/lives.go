@@ -1,0 +1,275 @@
+package hostd
+
+import (
+	"crypto/ed25519"
+	"log/slog"
+
+	"ringfence/internal/cluster"
+	"ringfence/internal/hostd/journal"
+	"ringfence/internal/hypervisor"
+	"ringfence/internal/wire/hostapi"
+)
+
+// pendingLimit bounds the facts that wait for a journal that takes no more.
+const pendingLimit = 4096
+
+// Permissions says which cluster may ask for which guest. It is asked each
+// time, so that a change counts at once.
+type Permissions interface {
+	Allows(c cluster.ClusterID, g cluster.GuestID) bool
+}
+
+// LivesConfig is what Lives needs to know.
+type LivesConfig struct {
+	Journal  *journal.Journal
+	Host     cluster.HostName
+	HostBoot string
+	// Key signs certificates and bindings.
+	Key         ed25519.PrivateKey
+	Permissions Permissions
+	// Immobile: guests of this hypervisor can never migrate or be saved, so a
+	// life that was seen here and is off now has ended.
+	Immobile bool
+	Log      *slog.Logger
+}
+
+// Lives is what hostd knows of the lives on its host, and every decision about
+// them: which ends are ends (rule P4), what is a tombstone (P7), whose order
+// counts (P8). It makes each fact durable before it tells anybody (P9). It has
+// no socket, clock or goroutine; one goroutine owns it (the keeper, or the
+// simulator).
+//
+// What is an end, when nobody reported one:
+//
+//	the listing says off or another life, on an Immobile hypervisor   ended
+//	the same anywhere else                                            unknown
+//	the guest is missing from the listing, or its state is unknown    nothing changes
+//	the host has a new boot id, on an Immobile hypervisor             ended
+//	the same anywhere else                                            unknown
+//
+// Unknown, because the life may have moved or been saved while hostd was not
+// looking: libvirt-guests saves or migrates guests after hostd was stopped and
+// before the host goes down (interleavings C-10, H-5).
+type Lives struct {
+	cfg LivesConfig
+	log *slog.Logger
+	// views is the last word of the hypervisor on each guest.
+	views map[cluster.GuestID]hypervisor.Guest
+	// touched says at which observation a guest was last heard of otherwise
+	// than by a listing; a listing that began before it is stale for the guest.
+	touched map[cluster.GuestID]uint64
+	count   uint64
+	// confirmed are the lives seen running since the watch began.
+	confirmed map[cluster.LifeID]bool
+	// fencing are lives that an order is ending, by the cluster that ordered.
+	fencing map[cluster.LifeID]cluster.ClusterID
+	// pending are facts that the journal did not take yet, oldest first.
+	pending []fact
+}
+
+// Effect is what follows from what Lives was told; exactly one field is set.
+// The keeper carries effects out in their order.
+type Effect struct {
+	// Certificate is durable and goes to the streams of its cluster.
+	Certificate *cluster.DeathCertificate
+	// Guest has changed its state; it goes to the streams that may know.
+	Guest *hypervisor.Guest
+	// Kill is an ended life that runs again: it is destroyed at once.
+	Kill *Target
+}
+
+// Target is one life of one guest.
+type Target struct {
+	Guest cluster.GuestID
+	Life  cluster.LifeID
+}
+
+// fact is a change of one life that is to be journalled.
+type fact struct {
+	life   cluster.LifeID
+	guest  cluster.GuestID
+	status journal.Status
+	reason hypervisor.Reason
+	cause  cluster.Cause
+	// on is the cluster that gets the certificate if nobody claimed the guest.
+	on cluster.ClusterID
+}
+
+// NewLives takes over a journal. Begin comes next.
+func NewLives(cfg LivesConfig) *Lives {
+	return &Lives{
+		cfg: cfg, log: cfg.Log.With("component", "lives"),
+		views:     map[cluster.GuestID]hypervisor.Guest{},
+		touched:   map[cluster.GuestID]uint64{},
+		confirmed: map[cluster.LifeID]bool{},
+		fencing:   map[cluster.LifeID]cluster.ClusterID{},
+	}
+}
+
+func (l *Lives) state() *journal.State { return l.cfg.Journal.State() }
+
+// Begin settles the lives of earlier boots of the host: on an Immobile
+// hypervisor they have ended with the host, elsewhere they are unknown.
+func (l *Lives) Begin() ([]Effect, error) {
+	var effects []Effect
+	for _, life := range l.here() {
+		if life.HostBoot == l.cfg.HostBoot {
+			continue
+		}
+		f := fact{life: life.ID, guest: life.Guest, status: journal.Left}
+		if l.cfg.Immobile {
+			f.status, f.cause = journal.Ended, cluster.CauseHostRestarted
+		}
+		more, err := l.write(f)
+		if err != nil {
+			return nil, err
+		}
+		effects = append(effects, more...)
+	}
+	if l.state().HostBoot == l.cfg.HostBoot {
+		return effects, nil
+	}
+	return effects, l.cfg.Journal.Append(journal.Entry{HostBoot: l.cfg.HostBoot})
+}
+
+// Flush tries again to journal what the journal did not take.
+func (l *Lives) Flush() []Effect {
+	var effects []Effect
+	for len(l.pending) > 0 {
+		more, err := l.write(l.pending[0])
+		if err != nil {
+			l.log.Error("journal takes no facts; free some space", "waiting", len(l.pending), "err", err)
+			return effects
+		}
+		l.pending = l.pending[1:]
+		effects = append(effects, more...)
+	}
+	return effects
+}
+
+// record journals a fact behind all that wait. What cannot be written now is
+// kept and written by a later Flush; nothing is told before.
+func (l *Lives) record(f fact) []Effect {
+	last, waits := l.waiting(f.life)
+	if waits && last == f {
+		return nil
+	}
+	if !waits {
+		if entries, _ := l.entries(f); len(entries) == 0 {
+			return nil
+		}
+	}
+	if len(l.pending) >= pendingLimit {
+		l.log.Error("fact about a life is lost: the journal has taken nothing for long", "guest", f.guest, "life", f.life, "status", f.status)
+		return nil
+	}
+	l.pending = append(l.pending, f)
+	return l.Flush()
+}
+
+// waiting returns the newest fact about a life that is not journalled yet.
+func (l *Lives) waiting(life cluster.LifeID) (fact, bool) {
+	for i := len(l.pending) - 1; i >= 0; i-- {
+		if l.pending[i].life == life {
+			return l.pending[i], true
+		}
+	}
+	return fact{}, false
+}
+
+// write journals one fact, with the certificate that follows from an end.
+func (l *Lives) write(f fact) ([]Effect, error) {
+	entries, cert := l.entries(f)
+	if len(entries) == 0 {
+		return nil, nil
+	}
+	if err := l.cfg.Journal.Append(entries...); err != nil {
+		return nil, err
+	}
+	l.log.Info("life", "guest", f.guest, "life", f.life, "status", f.status, "reason", f.reason, "cause", f.cause)
+	if cert == nil {
+		return nil, nil
+	}
+	return []Effect{{Certificate: cert}}, nil
+}
+
+// entries turns a fact into journal entries; none when it changes nothing.
+func (l *Lives) entries(f fact) ([]journal.Entry, *cluster.DeathCertificate) {
+	life := journal.Life{ID: f.life, Guest: f.guest, HostBoot: l.cfg.HostBoot, Status: f.status}
+	old, known := l.state().Lives[f.life]
+	switch {
+	case known && old.Guest != f.guest:
+		l.log.Error("the hypervisor gave one life to two guests; ignored", "life", f.life, "guest", f.guest, "other_guest", old.Guest)
+		return nil, nil
+	case known && old.Status == journal.Ended:
+		return nil, nil
+	case f.status == journal.Left:
+		life.Reason = string(f.reason)
+	case f.status == journal.Ended:
+		life.Cause = f.cause
+	}
+	if known && old == life {
+		return nil, nil
+	}
+	entries := []journal.Entry{{Life: &life}}
+	if f.status != journal.Ended {
+		return entries, nil
+	}
+	cert := l.certify(life, f.on)
+	if cert != nil {
+		entries = append(entries, journal.Entry{Certificate: cert})
+	}
+	return entries, cert
+}
+
+// certify signs the end of a life for the cluster that claimed its guest, or
+// for an unclaimed guest the cluster whose order ended it. A life of a guest
+// that nobody claimed needs no certificate: nobody has registered a boot in it.
+func (l *Lives) certify(life journal.Life, on cluster.ClusterID) *cluster.DeathCertificate {
+	owner, claimed := l.state().Claims[life.Guest]
+	if !claimed {
+		owner = on
+	}
+	if owner == "" {
+		return nil
+	}
+	cert := cluster.DeathCertificate{
+		Cluster: owner, Guest: life.Guest, Life: life.ID, Host: l.cfg.Host,
+		HostBoot: l.cfg.HostBoot, Seq: l.state().LastSeq + 1, Cause: life.Cause,
+	}
+	cert.Signature = ed25519.Sign(l.cfg.Key, cert.SigningBytes())
+	return &cert
+}
+
+// here returns the lives that the journal holds for running on this host.
+func (l *Lives) here() []journal.Life {
+	var out []journal.Life
+	for _, life := range l.state().Lives {
+		if life.Status == journal.Here {
+			out = append(out, life)
+		}
+	}
+	sortLives(out)
+	return out
+}
+
+// Since returns what a stream of a cluster begins with.
+func (l *Lives) Since(c cluster.ClusterID, seq uint64) (hostapi.Hello, []cluster.DeathCertificate) {
+	hello := hostapi.Hello{Host: l.cfg.Host, HostBoot: l.cfg.HostBoot, LastSeq: l.state().LastSeq}
+	return hello, l.state().Since(c, seq)
+}
+
+// Ack notes that a certificate stands in its cluster's store.
+func (l *Lives) Ack(c cluster.ClusterID, a hostapi.Ack) error {
+	cert, ok := l.state().BySeq(a.Seq)
+	if !ok || cert.Cluster != c {
+		return &Refusal{hostapi.CodeForbidden, "no certificate of this cluster has that sequence number"}
+	}
+	if a.Revision <= 0 {
+		return &Refusal{hostapi.CodeBadRequest, "revision: want the store's revision of the certificate, above 0"}
+	}
+	if cert.Acked {
+		return nil
+	}
+	return l.cfg.Journal.Append(journal.Entry{Ack: &journal.Ack{Seq: a.Seq, Revision: a.Revision}})
+}

@@ -1,0 +1,103 @@
+// Command ringfence is the node, the host daemon, the command line and the demo
+// in one binary. It only wires: flags and output are internal/cli's, the daemons
+// internal/app's.
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"os/user"
+	"runtime"
+	"runtime/debug"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"ringfence/internal/app"
+	"ringfence/internal/cli"
+	"ringfence/internal/hypervisor/proc"
+	"ringfence/internal/lab"
+	"ringfence/internal/resource/proctree"
+)
+
+func main() {
+	// Parts of ringfence that are processes of their own. They come before
+	// everything else: they see to their own signals and must stay small.
+	parts := map[string]func(args []string) int{
+		"guest-init":     func([]string) int { return proc.GuestInit() },
+		"lab-supervisor": lab.SupervisorMain,
+		app.ReaperVerb:   proctree.RunReaper,
+	}
+	if len(os.Args) > 1 {
+		if run, ok := parts[os.Args[1]]; ok {
+			os.Exit(run(os.Args[2:]))
+		}
+	}
+	os.Exit(run())
+}
+
+func run() int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	// A second signal ends the process at once.
+	defer context.AfterFunc(ctx, stop)()
+	return cli.Run(ctx, cli.Deps{
+		Version: version(),
+		In:      os.Stdin, Out: os.Stdout, Err: os.Stderr,
+		InTerminal: isTerminal(os.Stdin), OutTerminal: isTerminal(os.Stdout),
+		Getenv: os.Getenv, User: who(), CheckResource: checkResource,
+		RunNode: func(ctx context.Context, o cli.NodeOptions) error {
+			return app.RunNode(ctx, app.NodeOptions{Data: o.Data, RunDir: o.RunDir, HostChannel: o.HostChannel, Log: o.Log})
+		},
+		RunHostd: func(ctx context.Context, o cli.HostdOptions) error { return app.RunHostd(ctx, app.HostdOptions(o)) },
+		Drivers:  app.DriverNames(),
+		Hangup:   hangup,
+	}, os.Args[1:])
+}
+
+// hangup passes SIGHUP on; a signal that comes while one waits is the same one.
+func hangup(ctx context.Context) <-chan struct{} {
+	signals, out := make(chan os.Signal, 1), make(chan struct{}, 1)
+	signal.Notify(signals, syscall.SIGHUP)
+	go func() { // ends with ctx, that is with the process
+		defer signal.Stop(signals)
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-signals:
+			}
+			select {
+			case out <- struct{}{}:
+			default:
+			}
+		}
+	}()
+	return out
+}
+
+func isTerminal(f *os.File) bool {
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}
+
+// who names the person for the records: the one behind sudo, and the machine.
+func who() string {
+	name := os.Getenv("SUDO_USER")
+	if u, err := user.Current(); name == "" && err == nil {
+		name = u.Username
+	}
+	host, _ := os.Hostname() // "" is shown as it is
+	return fmt.Sprintf("%s@%s", cmp.Or(name, fmt.Sprint("uid ", os.Getuid())), host)
+}
+
+func version() string {
+	v := "(unknown)"
+	if info, ok := debug.ReadBuildInfo(); ok {
+		v = info.Main.Version
+	}
+	return fmt.Sprintf("%s (%s, %s/%s)", v, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+}

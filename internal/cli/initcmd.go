@@ -1,0 +1,197 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"ringfence/internal/cluster"
+	"ringfence/internal/nodeapi"
+	"ringfence/internal/pki"
+)
+
+// ownFlags are the flags that say who a new node is.
+type ownFlags struct {
+	node, address, data          string
+	beatPort, peerPort, joinPort int
+}
+
+func (o *ownFlags) add(c *cobra.Command) {
+	c.Flags().StringVar(&o.node, "node", "", "name of this node (required)")
+	c.Flags().StringVar(&o.address, "address", "", "IP address or host name at which the other nodes reach this one (required)")
+	c.Flags().StringVar(&o.data, "data", DefaultNodeData, "data directory to make")
+	c.Flags().IntVar(&o.beatPort, "beat-port", DefaultBeatPort, "UDP port for heartbeats")
+	c.Flags().IntVar(&o.peerPort, "peer-port", DefaultPeerPort, "TCP port for the store")
+	c.Flags().IntVar(&o.joinPort, "join-port", DefaultJoinPort, "TCP port for nodes that join")
+}
+
+// required refuses flags that were not given.
+func required(c *cobra.Command, names ...string) error {
+	for _, name := range names {
+		if f := c.Flags().Lookup(name); f.Value.String() == "" {
+			return usageError(c, fmt.Errorf("--%s is missing: %s", name, f.Usage))
+		}
+	}
+	return nil
+}
+
+func (a *app) initCmd() *cobra.Command {
+	var o ownFlags
+	var name string
+	c := &cobra.Command{
+		Use:   "init",
+		Short: "Make a new cluster and its first node",
+		Long: `Make a new cluster on this machine: its certificate authority, its random
+identity, and the data directory of its first node. Nothing runs yet, and a
+directory that holds anything is refused.`,
+		Example: "  ringfence init --name demo --node n1 --address 192.0.2.11",
+		Args:    noArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if err := required(c, "name", "node", "address"); err != nil {
+				return err
+			}
+			id, err := nodeapi.Found(nodeapi.FoundOptions{
+				Name: name, Node: cluster.NodeName(o.node), Address: o.address,
+				BeatPort: o.beatPort, PeerPort: o.peerPort, JoinPort: o.joinPort, Data: o.data,
+			}, time.Now())
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(a.Out, `cluster %s is made (id %s), with node %s in %s
+next:
+  ringfence cluster export --data %s > %s.cluster
+                              for each host, which says there: ringfence hostd allow %s.cluster --guest UUID
+  ringfence node run --data %s
+  ringfence token create      for each further node, which says there: ringfence join TOKEN %s
+`, id.Name, id.Cluster, id.Node, o.data, o.data, id.Name, id.Name, o.data, net.JoinHostPort(o.address, strconv.Itoa(o.joinPort)))
+			return err
+		},
+	}
+	c.Flags().StringVar(&name, "name", "", "name of the cluster (required)")
+	o.add(c)
+	return c
+}
+
+func (a *app) joinCmd() *cobra.Command {
+	var o ownFlags
+	c := &cobra.Command{
+		Use:   "join TOKEN ADDRESS",
+		Short: "Make this machine a node of a cluster",
+		Long: `Make this machine a node of a cluster, with a token that ` + "`ringfence token create`" + `
+printed on a member, and the address of any member (its join port, ` + strconv.Itoa(DefaultJoinPort) + ` if
+none is given). The token is good once. It makes the data directory;
+` + "`ringfence node run`" + ` then starts the node.
+
+Nodes are taken in one at a time: start each before the next one joins.`,
+		Example: "  ringfence join rf1.… 192.0.2.11 --node n2 --address 192.0.2.12",
+		Args:    named("TOKEN", "ADDRESS"),
+		RunE: func(c *cobra.Command, args []string) error {
+			if err := required(c, "node", "address"); err != nil {
+				return err
+			}
+			return a.join(c, args[0], args[1], o)
+		},
+	}
+	o.add(c)
+	return c
+}
+
+func (a *app) join(c *cobra.Command, text, member string, o ownFlags) error {
+	token, err := pki.ParseToken(text)
+	if err != nil {
+		return usageError(c, err)
+	}
+	if _, _, err := net.SplitHostPort(member); err != nil {
+		member = net.JoinHostPort(member, strconv.Itoa(DefaultJoinPort))
+	}
+	a.progress("asking %s to admit %s", member, o.node)
+	id, err := nodeapi.Join(c.Context(), nodeapi.JoinOptions{
+		Token: token, Member: member, Node: cluster.NodeName(o.node), Address: o.address,
+		BeatPort: o.beatPort, PeerPort: o.peerPort, JoinPort: o.joinPort, Data: o.data,
+	})
+	var unreachable *nodeapi.UnreachableError
+	if errors.As(err, &unreachable) {
+		return withHint(fmt.Errorf("member %s does not answer: %w", member, unreachable.Err), "the token is still good; is `ringfence node run` up there, and the join port open?")
+	}
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(a.Out, `node %s is admitted to cluster %s, with its data in %s
+next:
+  ringfence node run --data %s
+  add [[node]] with name = %q to the configuration, if it is not there
+`, id.Node, id.Name, o.data, o.data, string(id.Node))
+	return err
+}
+
+func (a *app) tokenCmd() *cobra.Command {
+	create := &cobra.Command{
+		Use: "create", Short: "Make a join token", Args: noArgs,
+		Long: `Make a token that admits one node, once. It is a secret: whoever has it can join
+and then has the rights of a node. It is good until it is used or removed.`,
+		Example: "  ringfence token create",
+		RunE: func(c *cobra.Command, _ []string) error {
+			client := a.client()
+			defer client.Close()
+			token, err := client.NewToken(c.Context())
+			if err != nil {
+				return err
+			}
+			a.progress("token %s admits one node, once; keep it secret", token.ID)
+			_, err = fmt.Fprintln(a.Out, token.Text)
+			return err
+		},
+	}
+	return group(&cobra.Command{
+		Use: "token", Short: "Make, list and remove join tokens",
+		Long:    "Make, list and remove the tokens with which nodes join.",
+		Example: "  ringfence token create",
+	}, create, a.tokenListCmd(), a.tokenRemoveCmd())
+}
+
+func (a *app) tokenListCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "list", Short: "List join tokens", Args: noArgs,
+		Long:    "List join tokens by their ids. Secrets are not shown: the cluster does not keep them.",
+		Example: "  ringfence token list",
+		RunE: func(c *cobra.Command, _ []string) error {
+			client := a.client()
+			defer client.Close()
+			tokens, err := client.Tokens(c.Context())
+			if err != nil {
+				return err
+			}
+			t := table{rows: [][]string{{"TOKEN", "STATE"}}}
+			for _, one := range tokens {
+				state := "good"
+				if one.UsedBy != "" {
+					state = "used by " + one.UsedBy
+				}
+				t.add(one.ID, state)
+			}
+			return t.write(a.Out, "")
+		},
+	}
+}
+
+func (a *app) tokenRemoveCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "remove ID", Short: "Make a join token void", Args: named("ID"),
+		Long:    "Make a join token void before it is used.",
+		Example: "  ringfence token remove 0f3a5c7d9e1b",
+		RunE: func(c *cobra.Command, args []string) error {
+			client := a.client()
+			defer client.Close()
+			done, err := client.RemoveToken(c.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintln(a.Out, done.Message)
+			return err
+		},
+	}
+}

@@ -1,0 +1,83 @@
+package nodeapi
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"ringfence/internal/cluster"
+	"ringfence/internal/mirror"
+	"ringfence/internal/store"
+)
+
+const (
+	// changeTries is how often a change is derived anew when records moved.
+	changeTries = 8
+	// changePause is the longest wait for the mirror to show why.
+	changePause = 200 * time.Millisecond
+	// commitTimeout bounds one try: one that was handed to a store leader that
+	// has just died is lost without a word. Guards make trying again safe.
+	commitTimeout = 2 * time.Second
+	// settleTimeout bounds waiting until the mirror shows the change.
+	settleTimeout = 2 * time.Second
+)
+
+// builder derives a change from the records; message is for the person. No
+// writes: nothing has to be done.
+type builder func(s *cluster.State) (tx store.Tx, message string, err error)
+
+// change commits what build derives, deriving it anew when a record that it
+// compared has moved or an answer got lost, and waits until the mirror shows it.
+func change(ctx context.Context, m *mirror.Mirror, st store.Store, build builder) (Done, error) {
+	var last error
+	for range changeTries {
+		s, moved := m.Snapshot()
+		tx, message, err := build(&s)
+		if err != nil {
+			return Done{}, err
+		}
+		if len(tx.Writes) == 0 {
+			return Done{Revision: s.Rev, Message: message}, nil
+		}
+		rev, err := commit(ctx, st, tx)
+		if err == nil {
+			settleCtx, cancel := context.WithTimeout(ctx, settleTimeout)
+			_ = m.WaitFor(settleCtx, rev) // committed is committed; the mirror may be slow
+			cancel()
+			return Done{Revision: rev, Changed: true, Message: message}, nil
+		}
+		last = err
+		if !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrUnknown) {
+			return Done{}, err
+		}
+		select {
+		case <-ctx.Done():
+			return Done{}, last
+		case <-moved:
+		case <-time.After(changePause):
+		}
+	}
+	return Done{}, last
+}
+
+func commit(ctx context.Context, st store.Store, tx store.Tx) (cluster.Revision, error) {
+	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
+	defer cancel()
+	return st.Commit(ctx, tx)
+}
+
+// put writes one record and compares that it is still at rev.
+func put(key string, rev cluster.Revision, record any) store.Tx {
+	return store.Tx{
+		Guards: []cluster.Guard{{Key: key, Rev: rev}},
+		Writes: []cluster.Write{cluster.Put(key, record)},
+	}
+}
+
+// drop deletes one record and compares that it is still at rev.
+func drop(key string, rev cluster.Revision) store.Tx {
+	return store.Tx{
+		Guards: []cluster.Guard{{Key: key, Rev: rev}},
+		Writes: []cluster.Write{cluster.Remove(key)},
+	}
+}

@@ -1,0 +1,69 @@
+package nodeapi
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"ringfence/internal/cluster"
+	"ringfence/internal/config"
+	"ringfence/internal/store"
+)
+
+func (s *Server) getConfig(http.ResponseWriter, *http.Request) (any, error) {
+	state, _ := s.Mirror.Snapshot()
+	return Configuration{Revision: state.Config.Rev, Config: state.Config.Value}, nil
+}
+
+func (s *Server) putConfig(w http.ResponseWriter, r *http.Request) (any, error) {
+	var order ConfigOrder
+	if err := readJSON(w, r, bodyLimitBytes, &order); err != nil {
+		return nil, err
+	}
+	if err := checkBy(order.By); err != nil {
+		return nil, err
+	}
+	if err := s.validate(order.Config); err != nil {
+		return nil, err
+	}
+	done, err := change(r.Context(), s.Mirror, s.Store, func(state *cluster.State) (store.Tx, string, error) {
+		return configTx(state, order)
+	})
+	s.note(done, "configuration order", "by", order.By, "revision", done.Revision)
+	return done, err
+}
+
+// validate applies every rule of the file's parser to what came over the API,
+// by writing it as a file and reading that.
+func (s *Server) validate(c cluster.Config) error {
+	text, err := config.Marshal(c)
+	if err != nil {
+		return refusal(CodeBadRequest, "%v", err)
+	}
+	_, err = config.Parse("configuration", text, s.CheckResource)
+	var faults config.Errors
+	if errors.As(err, &faults) {
+		return refusal(CodeBadRequest, "the configuration is refused: %s", faults[0].Message)
+	}
+	return err
+}
+
+func configTx(state *cluster.State, order ConfigOrder) (store.Tx, string, error) {
+	have := state.Config
+	switch {
+	case order.Config.Name != state.Meta.Value.Name:
+		return store.Tx{}, "", refusal(CodeConflict, "this is cluster %q, the configuration is for cluster %q", state.Meta.Value.Name, order.Config.Name)
+	case have.Rev != 0 && sameConfig(have.Value, order.Config):
+		return store.Tx{}, fmt.Sprintf("nothing to change: this configuration stands since revision %d", have.Rev), nil
+	case order.Expect != nil && *order.Expect != have.Rev:
+		return store.Tx{}, "", refusal(CodeConflict, "somebody else changed the configuration at revision %d; look at the difference again", have.Rev)
+	}
+	return put(cluster.KeyConfig, have.Rev, order.Config), "the configuration is applied", nil
+}
+
+// sameConfig compares what is stored, so that nil and empty are the same.
+func sameConfig(a, b cluster.Config) bool {
+	wa, wb := cluster.Put("", a), cluster.Put("", b)
+	return bytes.Equal(wa.Value, wb.Value)
+}

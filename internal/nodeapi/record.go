@@ -1,0 +1,149 @@
+package nodeapi
+
+import (
+	"context"
+	"slices"
+
+	"ringfence/internal/cluster"
+	"ringfence/internal/pki"
+	"ringfence/internal/store"
+)
+
+// record uses up the token and writes the node's record, in one transaction,
+// after taking back the voter of an earlier join of the same node elsewhere.
+func (a *Admitter) record(ctx context.Context, token pki.Token, req JoinRequest) error {
+	s, _ := a.Mirror.Snapshot()
+	if _, err := admission(&s, token, req); err != nil {
+		return err
+	}
+	if err := a.removeStray(ctx, s.Nodes[req.Node], req); err != nil {
+		return err
+	}
+	tried := false // a try of ours may have been carried out without an answer
+	_, err := change(ctx, a.Mirror, a.Store, func(s *cluster.State) (store.Tx, string, error) {
+		if tried && s.Tokens[token.ID].Value.Node == string(req.Node) && sameButMember(s.Nodes[req.Node].Value, req.record()) {
+			return store.Tx{}, "", nil
+		}
+		tried = true
+		tx, err := admission(s, token, req)
+		return tx, "", err
+	})
+	return err
+}
+
+// admission derives the transaction that admits a node, or says why it may not
+// join.
+func admission(s *cluster.State, token pki.Token, req JoinRequest) (store.Tx, error) {
+	have, known := s.Tokens[token.ID]
+	if !known || !pki.SecretMatches(token.Secret, have.Value.SecretHash) {
+		return store.Tx{}, refusal(CodeRefused, "the cluster does not know this token; make one with `ringfence token create`")
+	}
+	if have.Value.Node != "" {
+		return store.Tx{}, refusal(CodeRefused, "token was used already, by node %s; make another with `ringfence token create`", have.Value.Node)
+	}
+	if err := mayJoin(s, req); err != nil {
+		return store.Tx{}, err
+	}
+	used := have.Value
+	used.Node = string(req.Node)
+	return store.Tx{
+		Guards: []cluster.Guard{
+			{Key: cluster.KeyToken(token.ID), Rev: have.Rev}, {Key: cluster.KeyNode(req.Node), Rev: s.Nodes[req.Node].Rev},
+		},
+		Writes: []cluster.Write{cluster.Put(cluster.KeyToken(token.ID), used), cluster.Put(cluster.KeyNode(req.Node), req.record())},
+	}, nil
+}
+
+// record returns the node's record as it is before the store knows the voter.
+func (r JoinRequest) record() cluster.Node {
+	return cluster.Node{Name: r.Node, Address: r.Address, BeatPort: r.BeatPort, PeerPort: r.PeerPort, JoinPort: r.JoinPort}
+}
+
+func sameButMember(a, b cluster.Node) bool {
+	a.Member, b.Member = 0, 0
+	return a == b
+}
+
+// mayJoin refuses a name that has taken part, an address that is taken, and
+// anybody while the node that joined before has not started.
+func mayJoin(s *cluster.State, req JoinRequest) error {
+	booted := booted(s)
+	if booted[req.Node] {
+		return refusal(CodeConflict, "node %s has taken part in the cluster already: start it with its own data directory, or join under another name", req.Node)
+	}
+	var names, waiting []string
+	for name, node := range s.Nodes {
+		if name == req.Node {
+			continue
+		}
+		names = append(names, string(name))
+		if !booted[name] {
+			waiting = append(waiting, string(name))
+		}
+		if peerURL(node.Value.Address, node.Value.PeerPort) == peerURL(req.Address, req.PeerPort) {
+			return refusal(CodeConflict, "address %s with peer port %d is that of node %s: give each node its own", req.Address, req.PeerPort, name)
+		}
+	}
+	if len(names) >= nodeLimit {
+		return refusal(CodeConflict, "the cluster has %d nodes; this version takes no more", len(names))
+	}
+	if len(waiting) > 0 {
+		slices.Sort(waiting)
+		return refusal(CodeConflict, "node %s has joined and never started: run `ringfence node run` there first, since voters are taken in one at a time (this token stays good)", waiting[0])
+	}
+	return nil
+}
+
+// booted returns the nodes that have ever taken part.
+func booted(s *cluster.State) map[cluster.NodeName]bool {
+	out := map[cluster.NodeName]bool{}
+	for _, boot := range s.Boots {
+		out[boot.Value.Node] = true
+	}
+	for _, ended := range s.Ended {
+		out[ended.Value.Node] = true
+	}
+	return out
+}
+
+// removeStray takes back the voter that an earlier join of this node announced
+// at another address, since the store lets in one newcomer at a time. Where the
+// earlier join did not come to noting the id, announcing it again tells it.
+func (a *Admitter) removeStray(ctx context.Context, former cluster.Rec[cluster.Node], req JoinRequest) error {
+	at := peerURL(former.Value.Address, former.Value.PeerPort)
+	if former.Rev == 0 || at == peerURL(req.Address, req.PeerPort) {
+		return nil
+	}
+	id, err := former.Value.Member, error(nil)
+	if id == 0 {
+		id, _, err = a.Voters.AddVoter(ctx, string(req.Node), at)
+	}
+	if err == nil {
+		err = a.Voters.RemoveVoter(ctx, id)
+	}
+	if err != nil {
+		return refusal(CodeUnavailable, "node %s joined before from %s, and that voter cannot be taken back now: %v; the token stays good", req.Node, at, err)
+	}
+	return nil
+}
+
+// announce makes the node known to the store and notes its voter's id.
+func (a *Admitter) announce(ctx context.Context, req JoinRequest) (map[string]string, error) {
+	id, voters, err := a.Voters.AddVoter(ctx, string(req.Node), peerURL(req.Address, req.PeerPort))
+	if err != nil {
+		return nil, refusal(CodeUnavailable, "the store cannot take in a voter now: %v; the token is used up, make another and try again", err)
+	}
+	_, err = change(ctx, a.Mirror, a.Store, func(s *cluster.State) (store.Tx, string, error) {
+		have, ok := s.Nodes[req.Node]
+		if !ok {
+			return store.Tx{}, "", refusal(CodeConflict, "node %s was removed while it joined", req.Node)
+		}
+		next := have.Value
+		if next.Member == id {
+			return store.Tx{}, "", nil
+		}
+		next.Member = id
+		return put(cluster.KeyNode(req.Node), have.Rev, next), "", nil
+	})
+	return voters, err
+}

@@ -1,0 +1,94 @@
+package nodeapi
+
+import (
+	"cmp"
+	"maps"
+	"net/http"
+	"slices"
+
+	"ringfence/internal/cluster"
+	"ringfence/internal/pki"
+	"ringfence/internal/plan"
+)
+
+func (s *Server) getStatus(http.ResponseWriter, *http.Request) (any, error) {
+	state, _ := s.Mirror.Snapshot()
+	return s.status(&state), nil
+}
+
+// judge runs the planner over the mirror's snapshot. Its orders are ignored: on
+// every node but the leader they are what the leader is about to do.
+func (s *Server) judge(state *cluster.State) plan.Result {
+	return plan.Plan(plan.Snapshot{State: *state, Now: s.Now(), Self: s.Self})
+}
+
+func (s *Server) status(state *cluster.State) Status {
+	result := s.judge(state)
+	_, _, quorum := s.RaftLeader()
+	out := Status{
+		Cluster: state.Meta.Value.ID, Name: state.Meta.Value.Name, Incarnation: state.Meta.Value.Incarnation,
+		Node: s.Self, Leader: state.Leader.Value.Node, Epoch: state.Leader.Value.Epoch,
+		Quorum: quorum, Revision: state.Rev, ConfigRevision: state.Config.Rev,
+		Nodes: []NodeStatus{}, Services: []ServiceStatus{}, Hosts: s.hosts(state),
+	}
+	ran := booted(state)
+	for _, n := range result.Nodes {
+		out.Nodes = append(out.Nodes, nodeStatus(state, n, ran[n.Name]))
+	}
+	for _, one := range result.Services {
+		out.Services = append(out.Services, serviceStatus(one))
+	}
+	slices.SortFunc(out.Services, func(a, b ServiceStatus) int { return cmp.Compare(a.Name, b.Name) })
+	out.Warnings = s.warnings(state, out)
+	return out
+}
+
+// nodeStatus joins a plan's view of a node with its records. A voter that was
+// announced but never ran has no vote yet and does not count for quorum.
+func nodeStatus(state *cluster.State, n plan.NodeStatus, ran bool) NodeStatus {
+	record := state.Nodes[n.Name]
+	_, standby := state.Standby[n.Name]
+	out := NodeStatus{
+		Name: n.Name, State: stateName(string(n.State), "absent"), Boot: n.Boot,
+		Hosts: list(n.Places), Guest: state.Boots[n.Boot].Value.Guest,
+		Voter: ran && record.Value.Member != 0, Standby: standby, Address: record.Value.Address,
+		Services: []cluster.ServiceName{}, Why: list(n.Why),
+	}
+	for _, name := range slices.Sorted(maps.Keys(state.Owners)) {
+		if owner := state.Owners[name].Value; owner.Boot != "" && owner.Node == n.Name {
+			out.Services = append(out.Services, name)
+		}
+	}
+	return out
+}
+
+func serviceStatus(one plan.ServiceStatus) ServiceStatus {
+	return ServiceStatus{
+		Name: one.Name, State: stateName(string(one.State), "unknown"),
+		Node: one.Node, Generation: one.Generation, Why: list(one.Why),
+	}
+}
+
+// stateName gives the zero value of a state a name.
+func stateName(state, zero string) string { return cmp.Or(state, zero) }
+
+// list makes an empty list of none, so that JSON says [] and not null.
+func list[T any](in []T) []T {
+	if in == nil {
+		return []T{}
+	}
+	return in
+}
+
+func (s *Server) hosts(state *cluster.State) []HostStatus {
+	out := []HostStatus{}
+	for _, name := range slices.Sorted(maps.Keys(state.Hosts)) {
+		host := state.Hosts[name].Value
+		one := HostStatus{Name: name, Address: host.Address, Reachable: s.HostReachable(name)}
+		if cert, err := pki.ParseCertificate([]byte(host.Certificate)); err == nil {
+			one.Fingerprint = pki.FingerprintOf(cert).String()
+		}
+		out = append(out, one)
+	}
+	return out
+}

@@ -156,7 +156,7 @@ func (r *nodeRun) openStore(ctx context.Context) error {
 		Name: string(id.Node), DataDir: r.data.Dir.Store(), Address: id.Address, PeerPort: id.PeerPort,
 		InitialCluster: id.InitialCluster, New: made != nil && len(id.InitialCluster) == 1, Token: string(id.Cluster),
 		CertFile: r.data.Dir.NodeCert(), KeyFile: r.data.Dir.NodeKey(), CAFile: r.data.Dir.CACert(),
-		Logger: r.Log.With("component", "store"),
+		Logger: r.Log,
 		OnFatal: func(err error) {
 			r.fatal <- fmt.Errorf("the store of this node cannot go on: %w", err)
 		},
@@ -271,7 +271,7 @@ func (r *nodeRun) serve(agents *Agents) error {
 		CheckResource: agents.Check, NewToken: r.newToken, CACert: caPEM,
 		Warnings: r.warnings, Now: r.now, Events: r.events, Log: r.Log,
 	})
-	ln, err := nodeapi.Listen(filepath.Join(r.RunDir, "node.sock"))
+	ln, err := nodeapi.Listen(filepath.Join(r.RunDir, nodeapi.SocketName))
 	if err != nil {
 		return err
 	}

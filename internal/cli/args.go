@@ -53,8 +53,10 @@ func named(names ...string) cobra.PositionalArgs {
 
 // complete offers fixed values for a flag.
 func complete(c *cobra.Command, flag string, values ...string) {
-	// It fails only for a flag that does not exist, and a test walks over all.
-	_ = c.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
+	err := c.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
+	if err != nil {
+		panic(err) // no such flag: a fault in this package, found by every test
+	}
 }
 
 // completeTimeout bounds a look at the cluster while somebody presses TAB.

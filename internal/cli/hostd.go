@@ -106,7 +106,8 @@ func (a *app) hostdExportCmd() *cobra.Command {
 	var data string
 	c := &cobra.Command{
 		Use: "export", Short: "Print this host's public record", Args: noArgs,
-		Long:    "Print what a cluster must know of this host, for `ringfence host add`. Nothing of it is secret, but it must reach the cluster unchanged.",
+		Long: `Print what a cluster must know of this host, for ` + "`ringfence host add`" + `. Nothing of it is
+secret, but it must reach the cluster unchanged.`,
 		Example: "  ringfence hostd export > h1.host",
 		RunE: func(*cobra.Command, []string) error {
 			record, err := hostd.Public(data)

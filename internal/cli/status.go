@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"ringfence/internal/cluster"
 	"ringfence/internal/nodeapi"
 )
 
@@ -151,6 +152,9 @@ func (a *app) serviceTable(s nodeapi.Status) table {
 	t := a.newTable(1, "SERVICE", "STATE", "NODE", "GENERATION", "WHY")
 	for _, one := range s.Services {
 		why := one.Why
+		if one.State == string(cluster.ServiceRunning) && len(why) == 1 {
+			why = nil // only why it is there, which explain tells
+		}
 		addReasons(&t, why, string(one.Name), one.State, orDash(string(one.Node)), strconv.FormatUint(uint64(one.Generation), 10))
 	}
 	return t

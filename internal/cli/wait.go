@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"ringfence/internal/cluster"
 	"ringfence/internal/nodeapi"
 )
 
@@ -78,8 +80,9 @@ func serviceIs(name string, reached func(nodeapi.ServiceStatus) bool) effect {
 		if reached(one) {
 			return text, true
 		}
-		for _, why := range one.Why {
-			text += "\n    " + why
+		switch cluster.ServiceState(one.State) {
+		case cluster.ServiceWaiting, cluster.ServiceRecovering, cluster.ServiceFailed: // it hangs on something
+			text = strings.Join(append([]string{text}, one.Why...), "\n    ")
 		}
 		return text, false
 	}

@@ -243,5 +243,7 @@ type Token struct {
 	ID string `json:"id"`
 	// SecretHash is SHA-256 of the secret half, in hex.
 	SecretHash string `json:"secret_hash"`
-	Node       string `json:"node,omitempty"`
+	// Node is who has used the token; empty while it is good. Used ones stay for
+	// a while, so that a second use can be told from a wrong token.
+	Node string `json:"node,omitempty"`
 }

@@ -127,6 +127,11 @@ func (a *Admitter) admit(w http.ResponseWriter, r *http.Request) (JoinReply, err
 	if err := readJSON(w, r, joinBodyLimitBytes, &req); err != nil {
 		return JoinReply{}, err
 	}
+	// The server's bound was for reading; the store may take longer than that,
+	// and a read that runs into it would cancel the request.
+	if err := http.NewResponseController(w).SetReadDeadline(time.Time{}); err != nil {
+		return JoinReply{}, err
+	}
 	if a.CA == nil {
 		return JoinReply{}, refusal(CodeConflict, "node %s does not keep the authority's key (ca.key): join at another member", a.Identity.Node)
 	}
@@ -171,7 +176,7 @@ func (a *Admitter) Run(ctx context.Context) {
 			behind = a.promote(ctx, &s, voting)
 		}
 		var again <-chan time.Time
-		if behind || len(voting) < len(s.Nodes) {
+		if behind || len(voting)+1 < len(s.Nodes) {
 			again = time.After(promotePause)
 		}
 		select {
@@ -185,7 +190,7 @@ func (a *Admitter) Run(ctx context.Context) {
 func (a *Admitter) promote(ctx context.Context, s *cluster.State, voting map[uint64]bool) (behind bool) {
 	for name, node := range s.Nodes {
 		id := node.Value.Member
-		if id == 0 || voting[id] {
+		if id == 0 || voting[id] || name == a.Identity.Node { // who leads has a vote
 			continue
 		}
 		if err := a.Voters.PromoteWhenReady(ctx, id); err != nil {

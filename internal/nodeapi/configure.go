@@ -37,6 +37,9 @@ func (s *Server) putConfig(w http.ResponseWriter, r *http.Request) (any, error) 
 // validate applies every rule of the file's parser to what came over the API,
 // by writing it as a file and reading that.
 func (s *Server) validate(c cluster.Config) error {
+	if len(c.Nodes) == 0 {
+		return refusal(CodeBadRequest, "the configuration is refused: it has no [[node]]")
+	}
 	text, err := config.Marshal(c)
 	if err != nil {
 		return refusal(CodeBadRequest, "%v", err)

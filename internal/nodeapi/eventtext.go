@@ -242,7 +242,10 @@ func reportEvents(p pair[cluster.Report]) []Event {
 		return nil
 	}
 	text := fmt.Sprintf("%s is %s on %s", is.Service, is.State, is.Node)
-	if is.State == cluster.ReportStopFailed {
+	switch is.State {
+	case cluster.ReportFailed:
+		text = fmt.Sprintf("%s has failed on %s, verified stopped there", is.Service, is.Node)
+	case cluster.ReportStopFailed:
 		text = fmt.Sprintf("%s could not be stopped on %s, which must be fenced", is.Service, is.Node)
 	}
 	if is.Detail != "" {

@@ -24,11 +24,11 @@ func (s *Server) judge(state *cluster.State) plan.Result {
 
 func (s *Server) status(state *cluster.State) Status {
 	result := s.judge(state)
-	_, _, quorum := s.RaftLeader()
+	raftLeader, _, quorum := s.RaftLeader()
 	out := Status{
 		Cluster: state.Meta.Value.ID, Name: state.Meta.Value.Name, Incarnation: state.Meta.Value.Incarnation,
 		Node: s.Self, Leader: state.Leader.Value.Node, Epoch: state.Leader.Value.Epoch,
-		Quorum: quorum, Revision: state.Rev, ConfigRevision: state.Config.Rev,
+		Quorum: quorum, RaftLeader: cluster.NodeName(raftLeader), Revision: state.Rev, ConfigRevision: state.Config.Rev,
 		Nodes: []NodeStatus{}, Services: []ServiceStatus{}, Hosts: s.hosts(state),
 	}
 	ran := booted(state)

@@ -21,7 +21,10 @@ type Status struct {
 	Epoch  cluster.Epoch    `json:"epoch"`
 	// Quorum is false while the answering node's store has no leader: what is
 	// shown then may be old.
-	Quorum         bool             `json:"quorum"`
+	Quorum bool `json:"quorum"`
+	// RaftLeader is the voter that leads the store's consensus, as far as the
+	// answering node knows; its death costs an election more.
+	RaftLeader     cluster.NodeName `json:"raft_leader,omitempty"`
 	Revision       cluster.Revision `json:"revision"`
 	ConfigRevision cluster.Revision `json:"config_revision"` // 0: no configuration was ever applied
 	Nodes          []NodeStatus     `json:"nodes"`

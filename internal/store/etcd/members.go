@@ -110,6 +110,9 @@ func (s *Server) announced(name, peerURL string) (*membership.Member, error) {
 // PromoteWhenReady gives a learner its vote once it has caught up. It returns
 // nil also when the member votes already. It waits at most MembershipTimeout.
 func (s *Server) PromoteWhenReady(ctx context.Context, id uint64) error {
+	if m := s.server.Cluster().Member(types.ID(id)); m != nil && !m.IsLearner {
+		return nil // asking etcd for it would log a warning
+	}
 	err := s.retry(ctx, func(ctx context.Context) error {
 		_, err := s.server.PromoteMember(ctx, id)
 		return err

@@ -1,0 +1,88 @@
+package proc
+
+import (
+	"errors"
+	"fmt"
+	"net"
+
+	"github.com/vishvananda/netlink"
+)
+
+// guestLink is the name of the guest's end of its veth.
+const guestLink = "eth0"
+
+// addLink makes the guest's veth with one end on the bridge, down, and the
+// other in the network namespace of the guest's init.
+func addLink(bridge string, g Guest, pid int) error {
+	master, err := netlink.LinkByName(bridge)
+	if err != nil {
+		return fmt.Errorf("find bridge %s: %w", bridge, err)
+	}
+	mac, err := net.ParseMAC(g.MAC)
+	if err != nil {
+		return fmt.Errorf("link of guest %s: %w", g.Name, err)
+	}
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MasterIndex = g.Link, master.Attrs().Index
+	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: guestLink, PeerHardwareAddr: mac, PeerNamespace: netlink.NsPid(pid)}
+	if err := netlink.LinkAdd(veth); err != nil {
+		return fmt.Errorf("add link %s of guest %s: %w", g.Link, g.Name, err)
+	}
+	return nil
+}
+
+// removeLink deletes the host end of a guest's veth, and with it the guest's
+// end, and looks that it is gone. A link that is not there is no error.
+func removeLink(name string) error {
+	link, err := netlink.LinkByName(name)
+	if missing(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("find link %s: %w", name, err)
+	}
+	deleted := netlink.LinkDel(link)
+	if _, err := netlink.LinkByName(name); missing(err) {
+		return nil
+	}
+	return fmt.Errorf("remove link %s: still there: %w", name, deleted)
+}
+
+func setLink(name string, up bool) error {
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return fmt.Errorf("find link %s: %w", name, err)
+	}
+	set := netlink.LinkSetDown
+	if up {
+		set = netlink.LinkSetUp
+	}
+	if err := set(link); err != nil {
+		return fmt.Errorf("set link %s up=%v: %w", name, up, err)
+	}
+	return nil
+}
+
+func missing(err error) bool {
+	var notFound netlink.LinkNotFoundError
+	return errors.As(err, &notFound)
+}
+
+// configureGuestLinks brings up the loopback and eth0; for GuestInit.
+func configureGuestLinks(addr string) error {
+	if err := setLink("lo", true); err != nil {
+		return err
+	}
+	link, err := netlink.LinkByName(guestLink)
+	if err != nil {
+		return fmt.Errorf("find link %s: %w", guestLink, err)
+	}
+	parsed, err := netlink.ParseAddr(addr)
+	if err != nil {
+		return fmt.Errorf("address %q of %s: %w", addr, guestLink, err)
+	}
+	if err := netlink.AddrAdd(link, parsed); err != nil {
+		return fmt.Errorf("add address %s to %s: %w", addr, guestLink, err)
+	}
+	return setLink(guestLink, true)
+}

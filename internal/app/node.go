@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"ringfence/internal/cluster"
+	"ringfence/internal/decisions"
 	"ringfence/internal/heartbeat"
 	"ringfence/internal/hostclient"
 	"ringfence/internal/mirror"
@@ -99,13 +100,13 @@ func (r *nodeRun) run(ctx context.Context) error {
 		return err
 	}
 	r.down.add("agents", agents.Close)
-	decisions := newDecisions(filepath.Join(r.Data, "decisions"), r.Log)
-	r.down.add("saved decisions", decisions.close)
+	saved := decisions.Open(r.data.Dir.Decisions(), r.Log)
+	r.down.add("saved decisions", saved.Close)
 	r.events = nodeapi.NewEventLog(time.Now)
 	r.node = node.New(node.Config{
 		Self: boot, Cluster: r.data.Identity.Cluster, Incarnation: r.data.Identity.Incarnation,
 		Store: r.store, Raft: r.store, Beats: beats, DialHost: r.dialHost, Agents: agents.Find,
-		SaveDecision: decisions.save, OnChange: r.change, OnDoubt: agents.Announce, Now: r.now, Log: r.Log,
+		SaveDecision: saved.Save, OnChange: r.change, OnDoubt: agents.Announce, Now: r.now, Log: r.Log,
 	})
 	if err := r.serve(agents); err != nil {
 		return err

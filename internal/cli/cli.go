@@ -113,7 +113,7 @@ Begin with ` + "`ringfence demo`" + `, which shows it on this machine, or with
 			root.AddCommand(c)
 		}
 	}
-	in(groupSee, a.statusCmd(), a.explainCmd(), a.eventsCmd())
+	in(groupSee, a.statusCmd(), a.explainCmd(), a.eventsCmd(), a.decisionCmd())
 	in(groupRun, a.serviceCmd(), a.configCmd(), a.nodeCmd())
 	in(groupBuild, a.initCmd(), a.tokenCmd(), a.joinCmd(), a.hostdCmd(), a.hostCmd(), a.clusterCmd())
 	root.AddCommand(a.versionCmd(), exitCodesTopic())

@@ -48,6 +48,15 @@ func usageError(c *cobra.Command, err error) error {
 	return &usage{command: c.CommandPath(), err: err}
 }
 
+// UsageError marks an error in the command line, for the commands of Deps.Extra.
+func UsageError(c *cobra.Command, err error) error { return usageError(c, err) }
+
+// ExitError ends the process with a code and without a message: the command, or
+// one that it ran, has said what there is to say.
+type ExitError struct{ Code int }
+
+func (e *ExitError) Error() string { return fmt.Sprintf("exit code %d", e.Code) }
+
 // hinted is an error with advice on a line of its own.
 type hinted struct {
 	err  error
@@ -68,6 +77,10 @@ func (f *faultyFile) Error() string { return f.faults.Error() }
 
 // complain writes an error for a person.
 func (a *app) complain(err error) {
+	var silent *ExitError
+	if errors.As(err, &silent) {
+		return
+	}
 	var faulty *faultyFile
 	if errors.As(err, &faulty) {
 		fmt.Fprintf(a.Err, "ringfence: the configuration has %s; nothing was changed\n", count(len(faulty.faults), "fault"))
@@ -90,9 +103,12 @@ func exitCode(err error) int {
 	var faulty *faultyFile
 	var refused *nodeapi.Error
 	var unreachable *nodeapi.UnreachableError
+	var exit *ExitError
 	switch {
 	case err == nil:
 		return ExitOK
+	case errors.As(err, &exit):
+		return exit.Code
 	case errors.As(err, &u), errors.As(err, &faulty):
 		return ExitUsage
 	case errors.As(err, &unreachable):

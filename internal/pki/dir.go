@@ -49,6 +49,9 @@ func (d Dir) BeatKey() string { return d.path("beat.key") }
 // Store returns the path of the store's directory.
 func (d Dir) Store() string { return d.path("store") }
 
+// Decisions is the directory of the planner's saved inputs.
+func (d Dir) Decisions() string { return d.path("decisions") }
+
 // Contents is what a new data directory is filled with.
 type Contents struct {
 	Identity Identity

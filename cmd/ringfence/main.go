@@ -13,6 +13,7 @@ import (
 
 	"ringfence/internal/app"
 	"ringfence/internal/cli"
+	"ringfence/internal/demo"
 	"ringfence/internal/hypervisor/proc"
 	"ringfence/internal/lab"
 	"ringfence/internal/resource/proctree"
@@ -21,11 +22,10 @@ import (
 func main() {
 	// Parts of ringfence that are processes of their own. They come before
 	// everything else: they see to their own signals and must stay small.
-	parts := map[string]func(args []string) int{
-		"guest-init":     func([]string) int { return proc.GuestInit() },
-		"lab-supervisor": lab.SupervisorMain,
-		app.ReaperVerb:   proctree.RunReaper,
-	}
+	parts := demo.Parts()
+	parts["guest-init"] = func([]string) int { return proc.GuestInit() }
+	parts["lab-supervisor"] = lab.SupervisorMain
+	parts[app.ReaperVerb] = proctree.RunReaper
 	if len(os.Args) > 1 {
 		if run, ok := parts[os.Args[1]]; ok {
 			os.Exit(run(os.Args[2:]))
@@ -50,6 +50,7 @@ func run() int {
 		RunHostd: func(ctx context.Context, o cli.HostdOptions) error { return app.RunHostd(ctx, app.HostdOptions(o)) },
 		Drivers:  app.DriverNames(),
 		Hangup:   hangup,
+		Extra:    demo.Commands(demo.Deps{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}),
 	}, os.Args[1:])
 }
 

@@ -3,8 +3,11 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -66,7 +69,7 @@ next:
   ringfence cluster export --data %s > %s.cluster
                               for each host, which says there: ringfence hostd allow %s.cluster --guest UUID
   ringfence node run --data %s
-  ringfence token create      for each further node, which says there: ringfence join TOKEN %s
+  ringfence token create      for each further node, which reads it there: ringfence join - %s
 `, id.Name, id.Cluster, id.Node, o.data, o.data, id.Name, id.Name, o.data, net.JoinHostPort(o.address, strconv.Itoa(o.joinPort)))
 			return err
 		},
@@ -79,25 +82,55 @@ next:
 func (a *app) joinCmd() *cobra.Command {
 	var o ownFlags
 	c := &cobra.Command{
-		Use:   "join TOKEN ADDRESS",
+		Use:   "join TOKEN-FILE ADDRESS",
 		Short: "Make this machine a node of a cluster",
 		Long: `Make this machine a node of a cluster, with a token that ` + "`ringfence token create`" + `
 printed on a member, and the address of any member (its join port, ` + strconv.Itoa(DefaultJoinPort) + ` if
-none is given). The token is good once. It makes the data directory;
-` + "`ringfence node run`" + ` then starts the node.
+none is given). The token is read from a file, or from standard input for -,
+since every user of a machine can read command lines. It is good once. This
+makes the data directory; ` + "`ringfence node run`" + ` then starts the node.
 
 Nodes are taken in one at a time: start each before the next one joins.`,
-		Example: "  ringfence join rf1.… 192.0.2.11 --node n2 --address 192.0.2.12",
-		Args:    named("TOKEN", "ADDRESS"),
+		Example: `  ringfence join n2.token 192.0.2.11 --node n2 --address 192.0.2.12
+  ssh n1 ringfence token create | ringfence join - 192.0.2.11 --node n2 --address 192.0.2.12`,
+		Args: named("TOKEN-FILE", "ADDRESS"),
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := required(c, "node", "address"); err != nil {
 				return err
 			}
-			return a.join(c, args[0], args[1], o)
+			text, err := a.readToken(args[0])
+			if err != nil {
+				return usageError(c, err)
+			}
+			return a.join(c, text, args[1], o)
 		},
 	}
 	o.add(c)
 	return c
+}
+
+// tokenLimitBytes bounds what is read where a token should be.
+const tokenLimitBytes = 1 << 10
+
+// readToken reads a token from a file, or from standard input for "-".
+func (a *app) readToken(file string) (string, error) {
+	if _, err := pki.ParseToken(file); err == nil {
+		return "", errors.New("a token does not belong on the command line, where every user of this machine can read it: put it into a file, or pipe it to `ringfence join - ADDRESS`")
+	}
+	in := a.In
+	if file != "-" {
+		f, err := os.Open(file)
+		if err != nil {
+			return "", fmt.Errorf("token: %w", err)
+		}
+		defer f.Close()
+		in = f
+	}
+	text, err := io.ReadAll(io.LimitReader(in, tokenLimitBytes))
+	if err != nil {
+		return "", fmt.Errorf("token: %w", err)
+	}
+	return strings.TrimSpace(string(text)), nil
 }
 
 func (a *app) join(c *cobra.Command, text, member string, o ownFlags) error {

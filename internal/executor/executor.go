@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"runtime"
 	"slices"
 	"sync"
@@ -40,7 +41,8 @@ type Config struct {
 // Executor runs the services of one boot. It is safe for concurrent use.
 type Executor struct {
 	Config
-	jobs chan struct{} // limits agent calls that run at the same time
+	jobs  chan struct{} // limits starts and monitors that run at the same time
+	stops chan struct{} // limits stops, which must not wait behind slow starts
 
 	mu      sync.Mutex // guards the fields below
 	workers map[cluster.ServiceName]*worker
@@ -58,6 +60,7 @@ func New(c Config) *Executor {
 	return &Executor{
 		Config:  c,
 		jobs:    make(chan struct{}, max(8, jobsPerCore*runtime.NumCPU())),
+		stops:   make(chan struct{}, max(8, jobsPerCore*runtime.NumCPU())),
 		workers: map[cluster.ServiceName]*worker{},
 	}
 }
@@ -72,6 +75,11 @@ func (e *Executor) Run(ctx context.Context) error {
 			for _, owner := range s.Owners {
 				if owner.Value.Boot == e.Boot || e.has(owner.Value.Service) {
 					mine = append(mine, owner)
+				}
+			}
+			for _, service := range e.known() {
+				if _, ok := s.Owners[service]; !ok {
+					mine = append(mine, cluster.Rec[cluster.Owner]{Value: cluster.Owner{Service: service}})
 				}
 			}
 		})
@@ -90,6 +98,13 @@ func (e *Executor) has(service cluster.ServiceName) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.workers[service] != nil
+}
+
+// known names the services that have a worker.
+func (e *Executor) known() []cluster.ServiceName {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Collect(maps.Keys(e.workers))
 }
 
 // hand gives the newest owner record of a service to its worker.
@@ -114,8 +129,9 @@ func (e *Executor) barred() string {
 }
 
 // Hold stops all services of this boot, verified, and starts none until it is
-// called with "". A held service is reported stopped, so that it goes on with a
-// new generation, wherever the leader then wants it.
+// called with "". A service that ran is reported stopped, so that it goes on with
+// a new generation, wherever the leader then wants it; an order to start that
+// comes meanwhile is carried out afterwards.
 func (e *Executor) Hold(why string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -178,15 +194,19 @@ func (e *Executor) Active() []cluster.ServiceName {
 	return names
 }
 
-// call runs one agent call with its deadline inside the job limit. A call that
-// outlasts its deadline has an unknown effect.
-func (e *Executor) call(ctx context.Context, limit time.Duration, f func(context.Context) error) error {
+// call runs one agent call with its deadline inside the limit of slots. A call
+// that outlasts its deadline has an unknown effect. None is made once ctx ended:
+// a daemon that ends must not stop what its next run takes over.
+func (e *Executor) call(ctx context.Context, slots chan struct{}, limit time.Duration, f func(context.Context) error) error {
 	select {
-	case e.jobs <- struct{}{}:
+	case slots <- struct{}{}:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	defer func() { <-e.jobs }()
+	defer func() { <-slots }()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	return f(ctx)

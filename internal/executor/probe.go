@@ -20,7 +20,7 @@ func (e *Executor) Probe(ctx context.Context, def cluster.ServiceConfig) string 
 		}
 		call := resource.Call{Service: def.Name, Resource: r, Node: e.Node}
 		status, err := e.look(ctx, agent, call)
-		if status == resource.StatusInactive {
+		if err == nil && status == resource.StatusInactive {
 			continue
 		}
 		found = fmt.Sprintf("resource %s: probe found %q (%v)", r.Name, status, err)
@@ -43,7 +43,7 @@ func (e *Executor) stopUnowned(ctx context.Context, service cluster.ServiceName,
 	if err != nil {
 		return err
 	}
-	return e.call(ctx, r.StopTimeout, func(ctx context.Context) error {
+	return e.call(ctx, e.stops, r.StopTimeout, func(ctx context.Context) error {
 		return agent.Stop(ctx, resource.Call{Service: service, Resource: r, Node: e.Node})
 	})
 }

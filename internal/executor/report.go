@@ -14,25 +14,37 @@ import (
 type reporter struct {
 	w *worker
 
-	mu      sync.Mutex // guards pending
+	mu      sync.Mutex // guards the three fields below
 	pending *cluster.Report
-	news    chan struct{} // capacity 1
+	said    cluster.Report   // the newest one put, committed or not
+	rev     cluster.Revision // of the last report committed here; 0 when in doubt
+	news    chan struct{}    // capacity 1
 }
 
 func newReporter(w *worker) *reporter { return &reporter{w: w, news: make(chan struct{}, 1)} }
 
 // put replaces what is to be reported. It does not block.
 func (r *reporter) put(state cluster.ReportState, generation cluster.Generation, detail string, restarts int) {
-	report := cluster.Report{
-		Service: r.w.service, Node: r.w.Node, Boot: r.w.Boot, Generation: generation,
-		State: state, Detail: clip(detail), Restarts: restarts,
-	}
+	report := r.report(state, generation, detail, restarts)
 	r.mu.Lock()
-	r.pending = &report
+	known := report == r.said
+	if !known {
+		r.pending, r.said = &report, report
+	}
 	r.mu.Unlock()
+	if known {
+		return
+	}
 	select {
 	case r.news <- struct{}{}:
 	default:
+	}
+}
+
+func (r *reporter) report(state cluster.ReportState, generation cluster.Generation, detail string, restarts int) cluster.Report {
+	return cluster.Report{
+		Service: r.w.service, Node: r.w.Node, Boot: r.w.Boot, Generation: generation,
+		State: state, Detail: clip(detail), Restarts: restarts,
 	}
 }
 
@@ -53,6 +65,29 @@ func (r *reporter) pendingReport() (cluster.Report, bool) {
 		return cluster.Report{}, false
 	}
 	return *r.pending, true
+}
+
+// last returns the newest report put by this run of the daemon, whether the
+// store and the mirror have it yet or not.
+func (r *reporter) last() cluster.Report {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.said
+}
+
+// stands notes the revision at which a report was committed; 0 when in doubt.
+func (r *reporter) stands(rev cluster.Revision) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.rev = rev
+}
+
+// guard compares the report that stands: one that was overtaken while its
+// outcome was unknown must never arrive after its successor.
+func (r *reporter) guard(s *cluster.State) cluster.Guard {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return cluster.Guard{Key: cluster.KeyReport(r.w.service), Rev: max(r.rev, s.Reports[r.w.service].Rev)}
 }
 
 func (r *reporter) run(ctx context.Context) {
@@ -80,16 +115,21 @@ func (r *reporter) run(ctx context.Context) {
 func (r *reporter) commit(ctx context.Context, report cluster.Report) bool {
 	var owner cluster.Rec[cluster.Owner]
 	var known bool
-	r.w.Mirror.Read(func(s *cluster.State) { owner, known = s.Owners[report.Service] })
+	var guard cluster.Guard
+	r.w.Mirror.Read(func(s *cluster.State) {
+		owner, known = s.Owners[report.Service]
+		guard = r.guard(s)
+	})
 	if !known || owner.Value.Boot != report.Boot || owner.Value.Generation != report.Generation {
 		return true // somebody else's by now
 	}
 	commitCtx, cancel := context.WithTimeout(ctx, commitTimeout)
 	defer cancel()
-	_, err := r.w.Store.Commit(commitCtx, store.Tx{
-		Guards: []cluster.Guard{{Key: cluster.KeyOwner(report.Service), Rev: owner.Rev}},
+	rev, err := r.w.Store.Commit(commitCtx, store.Tx{
+		Guards: []cluster.Guard{{Key: cluster.KeyOwner(report.Service), Rev: owner.Rev}, guard},
 		Writes: []cluster.Write{cluster.Put(cluster.KeyReport(report.Service), report)},
 	})
+	r.stands(rev)
 	if err == nil {
 		return true
 	}

@@ -105,7 +105,7 @@ func (w *worker) monitor(ctx context.Context, agent resource.Agent, r cluster.Re
 // look makes one monitor call.
 func (e *Executor) look(ctx context.Context, agent resource.Agent, call resource.Call) (resource.Status, error) {
 	var status resource.Status
-	err := e.call(ctx, call.Resource.MonitorTimeout, func(ctx context.Context) (err error) {
+	err := e.call(ctx, e.jobs, call.Resource.MonitorTimeout, func(ctx context.Context) (err error) {
 		status, err = agent.Monitor(ctx, call)
 		return err
 	})

@@ -28,7 +28,8 @@ type worker struct {
 	settled chan struct{} // closed and renewed when active or stopErr changes
 
 	// The goroutine's own:
-	running  cluster.Owner // what runs or may run; zero when nothing does
+	running  cluster.Owner      // what runs or may run; zero when nothing does
+	tried    cluster.Generation // the newest one whose ticket this run of the daemon has asked for
 	restarts []time.Duration
 }
 
@@ -71,6 +72,10 @@ type order struct {
 func (w *worker) order() order {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	return w.orderLocked()
+}
+
+func (w *worker) orderLocked() order {
 	o := order{owner: w.target, news: w.news, mine: w.target.Value.Boot == w.Boot}
 	switch {
 	case !o.mine:
@@ -91,6 +96,26 @@ func (w *worker) setActive(active bool, stopErr error) {
 	w.active, w.stopErr = active, stopErr
 	close(w.settled)
 	w.settled = make(chan struct{})
+}
+
+// activate marks the service active if the order still stands. From then on
+// StopAll waits for it; before, no agent may run.
+func (w *worker) activate(generation cluster.Generation) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if o := w.orderLocked(); !o.run || o.owner.Value.Generation != generation {
+		return false
+	}
+	w.active, w.stopErr = true, nil
+	close(w.settled)
+	w.settled = make(chan struct{})
+	return true
+}
+
+// ordered reports whether what runs is still ordered to run.
+func (w *worker) ordered() bool {
+	o := w.order()
+	return o.run && o.owner.Value.Generation == w.running.Generation
 }
 
 func (w *worker) mayBeActive() bool {
@@ -160,11 +185,10 @@ func (w *worker) begin(ctx context.Context, o order) {
 		return
 	}
 	adopted, ok := w.ticket(ctx, o)
-	if !ok {
+	if !ok || !w.activate(owner.Generation) {
 		return
 	}
 	w.running, w.restarts = owner, nil
-	w.setActive(true, nil)
 	if adopted {
 		w.takeOver(ctx)
 		return
@@ -222,8 +246,8 @@ func (w *worker) whileOrdered(ctx context.Context) (context.Context, context.Can
 func (w *worker) finished(owner cluster.Owner) (cluster.Report, bool) {
 	var report cluster.Report
 	w.Mirror.Read(func(s *cluster.State) { report = s.Reports[w.service].Value })
-	if pending, ok := w.reports.pendingReport(); ok {
-		report = pending
+	if said := w.reports.last(); said.Generation == owner.Generation {
+		report = said
 	}
 	same := report.Boot == w.Boot && report.Generation == owner.Generation
 	done := report.State == cluster.ReportStopped || report.State == cluster.ReportFailed
@@ -239,7 +263,10 @@ func (w *worker) startFrom(ctx context.Context, first int) error {
 		if err != nil {
 			return fmt.Errorf("resource %s: %w", r.Name, err)
 		}
-		err = w.call(ctx, r.StartTimeout, func(ctx context.Context) error { return agent.Start(ctx, w.callFor(r)) })
+		if !w.ordered() {
+			return fmt.Errorf("resource %s: %w", r.Name, context.Canceled)
+		}
+		err = w.call(ctx, w.jobs, r.StartTimeout, func(ctx context.Context) error { return agent.Start(ctx, w.callFor(r)) })
 		if err != nil {
 			return fmt.Errorf("resource %s: start: %w", r.Name, err)
 		}
@@ -256,7 +283,7 @@ func (w *worker) stopFrom(ctx context.Context, first int) error {
 		r := resources[i]
 		agent, err := w.Agents(r.Agent)
 		if err == nil {
-			err = w.call(ctx, r.StopTimeout, func(ctx context.Context) error { return agent.Stop(ctx, w.callFor(r)) })
+			err = w.call(ctx, w.stops, r.StopTimeout, func(ctx context.Context) error { return agent.Stop(ctx, w.callFor(r)) })
 		}
 		if err != nil {
 			failed = append(failed, fmt.Errorf("resource %s: stop: %w", r.Name, err))
@@ -275,7 +302,7 @@ func (w *worker) giveUp(ctx context.Context, cause error) {
 	if ctx.Err() != nil {
 		return // the daemon ends: what runs is taken over by its next run
 	}
-	if o := w.order(); !o.run || o.owner.Value.Generation != w.running.Generation {
+	if !w.ordered() {
 		return // not a failure: the order changed under it, and run stops it now
 	}
 	w.log.Warn("service failed here", "generation", w.running.Generation, "err", cause)
@@ -322,13 +349,16 @@ func (w *worker) stopAndReport(ctx context.Context, state cluster.ReportState, d
 
 // confirmStopped answers a stop order for a generation that this run of the
 // daemon never started: an earlier run may have, so the agents stop it first.
+// An order to run that came behind a latch or hold, and has no ticket, is left
+// unanswered: an answer would make the leader order the next generation at once.
 func (w *worker) confirmStopped(ctx context.Context, o order) {
 	owner := o.owner.Value
-	if _, done := w.finished(owner); !done {
-		w.running = owner
-		w.setActive(true, nil)
-		w.stopAndReport(ctx, cluster.ReportStopped, o.why)
+	_, done := w.finished(owner)
+	if done || owner.Want == cluster.WantRun && !w.ticketed(owner) {
+		wait(ctx, o.news)
 		return
 	}
-	wait(ctx, o.news)
+	w.running = owner
+	w.setActive(true, nil)
+	w.stopAndReport(ctx, cluster.ReportStopped, o.why)
 }

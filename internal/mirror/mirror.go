@@ -5,9 +5,12 @@
 package mirror
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -26,7 +29,6 @@ const (
 type Change struct {
 	KV      cluster.KV
 	Deleted bool
-	First   bool // part of the first load: no news
 }
 
 // Mirror is the copy. Make it with New and run it with Run.
@@ -45,8 +47,10 @@ type Mirror struct {
 }
 
 // New returns a mirror of st that is empty until Run has loaded it. now is the
-// node's monotonic clock. onChange, if not nil, is called for every change in
-// order, from the mirror's goroutine, and must not block.
+// node's monotonic clock. onChange, if not nil, is called from the mirror's
+// goroutine for every change after the first load, in the order of revisions;
+// of what happened while the store could not be followed it gets the outcome,
+// deletions last. It must neither block nor call the mirror.
 func New(st store.Store, now func() time.Duration, log *slog.Logger, onChange func(before, after *cluster.State, c Change)) *Mirror {
 	return &Mirror{
 		store: st, now: now, log: log.With("component", "mirror"), onChange: onChange,
@@ -103,7 +107,8 @@ func (m *Mirror) replace(kvs []cluster.KV, rev cluster.Revision) {
 			changes = append(changes, store.Change{KV: kv})
 		}
 	}
-	for key := range m.keys {
+	slices.SortStableFunc(changes, func(a, b store.Change) int { return cmp.Compare(a.KV.Rev, b.KV.Rev) })
+	for _, key := range slices.Sorted(maps.Keys(m.keys)) {
 		if !found[key] {
 			changes = append(changes, store.Change{KV: cluster.KV{Key: key, Rev: rev}, Deleted: true})
 		}

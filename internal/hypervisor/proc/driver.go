@@ -105,8 +105,12 @@ func (d *Driver) HostBoot(ctx context.Context) (string, error) {
 	return d.hostBoot, d.ready(ctx)
 }
 
-// List implements hypervisor.Driver.
+// List implements hypervisor.Driver. A quiet host gives no listing, as a
+// management layer that hangs: hostd would learn from it what events withhold.
 func (d *Driver) List(ctx context.Context) ([]hypervisor.Guest, error) {
+	if d.quiet() {
+		return nil, fmt.Errorf("list guests: the host keeps quiet: %w", hypervisor.ErrUnavailable)
+	}
 	list := make([]hypervisor.Guest, 0, len(d.config.Guests))
 	for _, g := range d.config.Guests {
 		guest, err := d.State(ctx, g.ID)

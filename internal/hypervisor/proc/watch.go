@@ -161,9 +161,10 @@ func (t *teller) drop(w *watcher) {
 	}
 }
 
-// SetQuiet makes every driver on the state directory hold its events back, or
-// deliver what it held: a hypervisor whose event loop hangs. Nothing else
-// changes. It needs no driver.
+// SetQuiet makes every driver on the state directory hold its events back and
+// give no listing, or tell again, first what was held back. Calls that name a
+// guest go on. The supervisor of the lab uses it to show a host that says
+// nothing.
 func SetQuiet(stateDir string, quiet bool) error {
 	path := filepath.Join(stateDir, quietFile)
 	var err error

@@ -1,0 +1,50 @@
+package demo
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"time"
+
+	"ringfence/internal/cluster"
+	"ringfence/internal/nodeapi"
+)
+
+// askTimeout bounds one question to a node.
+const askTimeout = 5 * time.Second
+
+// statusOf asks one node.
+func (i *installer) statusOf(ctx context.Context, node cluster.NodeName) (nodeapi.Status, error) {
+	var status nodeapi.Status
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	out, err := i.ringfence(ctx, string(node), "status", "--json")
+	if err != nil {
+		return status, err
+	}
+	if err := json.Unmarshal(out, &status); err != nil {
+		return status, fmt.Errorf("status of %s: %w", node, err)
+	}
+	return status, nil
+}
+
+// eventsOf asks one node what happened after a revision.
+func (i *installer) eventsOf(ctx context.Context, node cluster.NodeName, since cluster.Revision) ([]nodeapi.Event, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	out, err := i.ringfence(ctx, string(node), "events", "--json", "--since", strconv.FormatInt(int64(since), 10))
+	if err != nil {
+		return nil, err
+	}
+	var events []nodeapi.Event
+	for line := range bytes.Lines(out) {
+		var e nodeapi.Event
+		if err := json.Unmarshal(line, &e); err != nil {
+			return nil, fmt.Errorf("events of %s: %w", node, err)
+		}
+		events = append(events, e)
+	}
+	return events, nil
+}

@@ -1,0 +1,134 @@
+package demo
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// nobody is an ordinary user.
+const nobody = 65534
+
+// shipped builds the shipped binary where every user may run it.
+func shipped(t *testing.T) (exe, dir string) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "rd-") // short: paths of sockets are
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	exe = filepath.Join(dir, "ringfence")
+	if out, err := exec.Command("go", "build", "-o", exe, "ringfence/cmd/ringfence").CombinedOutput(); err != nil {
+		t.Fatalf("build the shipped binary: %v\n%s", err, out)
+	}
+	return exe, dir
+}
+
+// demoCommandOf runs the demo with a lab directory of its own.
+func demoCommandOf(exe, labDir string, asUser bool, args ...string) *exec.Cmd {
+	cmd := exec.Command(exe, append([]string{"demo"}, args...)...)
+	cmd.Env = append(os.Environ(), "RINGFENCE_LAB="+labDir)
+	cmd.Dir = "/"
+	if asUser {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	}
+	return cmd
+}
+
+func needNamespaces(t *testing.T) {
+	t.Helper()
+	cmd := exec.Command("true")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET}
+	if err := cmd.Run(); os.Geteuid() != 0 && err != nil {
+		t.Skipf("SKIPPED: needs root, or user namespaces: %v", err)
+	}
+}
+
+// TestDemo plays everything with the shipped binary, and a little as an
+// ordinary user; then it interrupts one. Nothing may stay behind.
+func TestDemo(t *testing.T) {
+	needNamespaces(t)
+	exe, dir := shipped(t)
+	t.Run("all scenarios", func(t *testing.T) {
+		r := playShipped(t, demoCommandOf(exe, filepath.Join(dir, "a"), false, "--json"))
+		if len(r.Results) != len(scenarios()) {
+			t.Errorf("%d scenarios were played, want %d", len(r.Results), len(scenarios()))
+		}
+		if evidence := r.Results[0].Evidence; evidence != "death certificate" {
+			t.Errorf("scenario 1: evidence %q, want the host's word", evidence)
+		}
+		if evidence := r.Results[1].Evidence; evidence != "fenced" {
+			t.Errorf("scenario 2: evidence %q, want fencing", evidence)
+		}
+	})
+	t.Run("of an ordinary user", func(t *testing.T) {
+		if os.Geteuid() != 0 {
+			t.Log("that is what the first was")
+			return
+		}
+		playShipped(t, demoCommandOf(exe, filepath.Join(dir, "b"), true, "--json", "--scenario", "1,3"))
+	})
+	t.Run("interrupted", func(t *testing.T) { interrupt(t, demoCommandOf(exe, filepath.Join(dir, "c"), false)) })
+	left, err := os.ReadDir(dir)
+	if err != nil || len(left) != 1 {
+		t.Errorf("left behind in %s: %v (%v), want the binary alone", dir, left, err)
+	}
+}
+
+func playShipped(t *testing.T, cmd *exec.Cmd) Report {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("the demo ended with %v\n%s%s", err, &stdout, &stderr)
+	}
+	var r Report
+	if err := json.Unmarshal(stdout.Bytes(), &r); err != nil {
+		t.Fatalf("%v in\n%s", err, &stdout)
+	}
+	for _, one := range r.Results {
+		if !one.OK() {
+			t.Errorf("%+v", one)
+		}
+		if one.Questions == 0 || one.Lines == 0 {
+			t.Errorf("scenario %d rests on %d questions and %d lines", one.Scenario, one.Questions, one.Lines)
+		}
+	}
+	if !r.OK {
+		t.Errorf("not well: %s", &stdout)
+	}
+	return r
+}
+
+// interrupt sends Ctrl-C when guests run already.
+func interrupt(t *testing.T, cmd *exec.Cmd) {
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var said strings.Builder
+	lines := bufio.NewScanner(stderr)
+	for lines.Scan() {
+		said.WriteString(lines.Text() + "\n")
+		if strings.Contains(lines.Text(), "joining n2") {
+			if err := cmd.Process.Signal(os.Interrupt); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := cmd.Wait(); err == nil || !strings.Contains(said.String(), "interrupted; the lab is gone") {
+		t.Errorf("the demo ended with %v\n%s", err, &said)
+	}
+}

@@ -1,0 +1,230 @@
+package demo
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"ringfence/internal/cluster"
+	"ringfence/internal/demo/judge"
+	"ringfence/internal/demo/trace"
+	"ringfence/internal/lab"
+	"ringfence/internal/nodeapi"
+)
+
+const (
+	// recoverTimeout is how long a scenario waits for the service.
+	recoverTimeout = 45 * time.Second
+	// steadyAnswers is how many answers in a row mean that the service is back.
+	steadyAnswers = 5
+	// settleTime is for how long the service is watched before a fault, so that
+	// every witness knows who ran it, and at the end of a scenario.
+	settleTime = 300 * time.Millisecond
+)
+
+// stage is where scenarios play: a lab with a whole cluster, and observers.
+type stage struct {
+	*installer
+	records *recorder
+}
+
+// Result is one scenario, played once.
+type Result struct {
+	Scenario int    `json:"scenario"`
+	Title    string `json:"title"`
+	// Victim is whom the fault hit; empty when it hit all.
+	Victim cluster.NodeName `json:"victim,omitempty"`
+	// RaftLeader says whether the victim led the store's consensus.
+	RaftLeader bool `json:"raft_leader"`
+	// Gap is the longest time without a successful answer to the client,
+	// JournalGap the longest without a line of the service.
+	Gap        time.Duration   `json:"gap_ns"`
+	JournalGap time.Duration   `json:"journal_gap_ns"`
+	Overlaps   []judge.Overlap `json:"overlaps"`
+	Recovered  bool            `json:"recovered"`
+	// On is where the service recovered.
+	On       cluster.NodeName `json:"on,omitempty"`
+	Evidence string           `json:"evidence"`
+	Baseline time.Duration    `json:"baseline_ns"`
+	// Lines, Questions and Claims count what the verdict rests on: lines of the
+	// journal, questions of the client, claims of the address.
+	Lines     int `json:"journal_lines"`
+	Questions int `json:"client_questions"`
+	Claims    int `json:"address_claims"`
+	// Fault says what kept the scenario from being played to its end.
+	Fault string `json:"fault,omitempty"`
+}
+
+// OK reports whether the service recovered and never ran twice.
+func (r Result) OK() bool { return r.Recovered && len(r.Overlaps) == 0 && r.Fault == "" }
+
+// play plays one scenario on a whole cluster and leaves a whole one. An error
+// means that it could not be played; that something did not recover is a Result.
+func (s *stage) play(ctx context.Context, sc scenario) (Result, error) {
+	r := Result{Scenario: sc.number, Title: sc.title, Baseline: sc.baseline, Overlaps: []judge.Overlap{}}
+	before, err := s.status(ctx)
+	if err != nil {
+		return r, err
+	}
+	web, _ := before.Service(serviceName)
+	victim := web.Node
+	if !sc.cold {
+		r.Victim, r.RaftLeader = victim, before.RaftLeader == victim
+	}
+	if err := errors.Join(s.records.begin(), pause(ctx, settleTime)); err != nil {
+		return r, err
+	}
+	former, _ := s.records.answering()
+	what := sc.what
+	if !sc.cold {
+		what = fmt.Sprintf(sc.what, victim)
+	}
+	s.say(fmt.Sprintf("%d  %s", sc.number, what))
+	at, err := sc.fault(ctx, s, victim)
+	if err != nil {
+		return r, fmt.Errorf("scenario %d: %w", sc.number, err)
+	}
+	if err := s.awaitOther(ctx, former); err != nil {
+		r.Fault = err.Error()
+	}
+	if ctx.Err() != nil {
+		return r, ctx.Err()
+	}
+	return s.finish(ctx, sc, r, judge.Window{Fault: at, Cold: sc.cold}, before)
+}
+
+// finish puts everything right again, and judges once it is.
+func (s *stage) finish(ctx context.Context, sc scenario, r Result, w judge.Window, before nodeapi.Status) (Result, error) {
+	r.Evidence = s.evidence(ctx, sc, r.Victim, before.Revision)
+	var faults []error
+	if sc.repair != nil {
+		faults = append(faults, sc.repair(ctx, s, r.Victim))
+	}
+	faults = append(faults, s.await(ctx, "the cluster to be whole again", whole), pause(ctx, settleTime))
+	w.End = trace.Now()
+	record, err := s.records.record()
+	if err != nil {
+		return r, err
+	}
+	v := judge.Judge(record, w)
+	r.Gap, r.JournalGap, r.Recovered, r.On = v.Gap, v.JournalGap, v.Recovered, v.After.Node
+	r.Overlaps = append(r.Overlaps, v.Overlaps...)
+	r.Lines, r.Questions, r.Claims = len(record.Journal), len(record.Answers), len(record.Claims)
+	faults = append(faults, blind(record, v))
+	if ctx.Err() != nil {
+		return r, ctx.Err()
+	}
+	if err := errors.Join(faults...); err != nil {
+		r.Fault = strings.TrimPrefix(r.Fault+"; "+err.Error(), "; ")
+	}
+	s.say("   " + r.sentence())
+	return r, nil
+}
+
+// blind is an error if a witness cannot have seen what happened: its silence
+// would prove nothing.
+func blind(record judge.Record, v judge.Verdict) error {
+	switch {
+	case !v.Recovered:
+		return nil
+	case !slices.ContainsFunc(record.Journal, func(e trace.Entry) bool { return e.Identity == v.After }):
+		return fmt.Errorf("the journal has no line of %v, which answered", v.After)
+	case v.After.Node != v.Before.Node && !slices.ContainsFunc(record.Claims, func(c trace.Claim) bool { return record.Nodes[c.MAC] == v.After.Node }):
+		return fmt.Errorf("the sniffer heard no claim of the address by %s, which took it over", v.After.Node)
+	}
+	return nil
+}
+
+// sentence says in short how it went.
+func (r Result) sentence() string {
+	switch {
+	case r.Fault != "":
+		return "failed: " + r.Fault
+	case len(r.Overlaps) > 0:
+		return "OVERLAP: " + r.Overlaps[0].Text
+	case !r.Recovered:
+		return "not recovered"
+	}
+	return fmt.Sprintf("the service was away for %s, is back on %s; evidence: %s", seconds(r.Gap), r.On, r.Evidence)
+}
+
+// awaitSteady waits until the service answers steadily.
+func (s *stage) awaitSteady(ctx context.Context) error { return s.awaitOther(ctx, trace.Identity{}) }
+
+// awaitOther waits until another process of the service answers steadily.
+func (s *stage) awaitOther(ctx context.Context, former trace.Identity) error {
+	deadline := time.Now().Add(recoverTimeout)
+	for time.Now().Before(deadline) {
+		now, inRow := s.records.answering()
+		if now != former && inRow >= steadyAnswers {
+			return nil
+		}
+		if err := s.records.fault(); err != nil {
+			return err
+		}
+		if err := pause(ctx, lookInterval); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("the service did not come back within %v", recoverTimeout)
+}
+
+// evidence returns what the cluster says proved the end of the boots that the
+// fault ended.
+func (s *stage) evidence(ctx context.Context, sc scenario, victim cluster.NodeName, since cluster.Revision) string {
+	if sc.inPlace {
+		return "none needed: restarted in place"
+	}
+	// A daemon that has just started tells no events of before: another may.
+	found, err := "none recorded", error(nil)
+	for _, node := range lab.Nodes() {
+		events, askErr := s.eventsOf(ctx, node, since)
+		if text := evidenceIn(events, victim); text != "" {
+			return text
+		}
+		err = cmp.Or(err, askErr)
+	}
+	if err != nil {
+		found += ": " + err.Error()
+	}
+	return found
+}
+
+// evidenceIn finds the evidence in the events, "" for none; an empty victim means
+// all.
+func evidenceIn(events []nodeapi.Event, victim cluster.NodeName) string {
+	var kinds []string
+	count := map[string]int{}
+	for _, e := range events {
+		if e.Kind != "ended" || victim != "" && e.Node != victim {
+			continue
+		}
+		_, by, _ := strings.Cut(e.Text, ", by ")
+		kind, _, _ := strings.Cut(by, ":")
+		if kind == "" {
+			continue
+		}
+		if count[kind]++; count[kind] == 1 {
+			kinds = append(kinds, kind)
+		}
+	}
+	for i, kind := range kinds {
+		if count[kind] > 1 {
+			kinds[i] = fmt.Sprintf("%s (%d nodes)", kind, count[kind])
+		}
+	}
+	return strings.Join(kinds, ", ")
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

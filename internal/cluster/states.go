@@ -61,7 +61,7 @@ func ServiceTransitions() map[ServiceState][]ServiceState {
 		ServiceStarting:   {ServiceRunning, ServiceRestarting, ServiceFailed, ServiceStopping, ServiceRecovering, ServiceWaiting, ServiceStopped, ServiceUnknown},
 		ServiceRunning:    {ServiceRestarting, ServiceFailed, ServiceStopping, ServiceRecovering, ServiceStarting, ServiceWaiting, ServiceStopped, ServiceUnknown},
 		ServiceRestarting: {ServiceRunning, ServiceFailed, ServiceStopping, ServiceRecovering, ServiceStarting, ServiceWaiting, ServiceStopped, ServiceUnknown},
-		ServiceStopping:   {ServiceStarting, ServiceWaiting, ServiceStopped, ServiceRecovering, ServiceFailed, ServiceUnknown},
+		ServiceStopping:   {ServiceRunning, ServiceRestarting, ServiceStarting, ServiceWaiting, ServiceStopped, ServiceRecovering, ServiceFailed, ServiceUnknown},
 		ServiceFailed:     {ServiceStarting, ServiceWaiting, ServiceStopped, ServiceRecovering, ServiceUnknown},
 		ServiceRecovering: {ServiceStarting, ServiceRunning, ServiceRestarting, ServiceStopping, ServiceFailed, ServiceWaiting, ServiceStopped, ServiceUnknown},
 	}

@@ -25,6 +25,9 @@ type Report struct {
 
 // newReport sums up.
 func newReport(setUp, took time.Duration, results []Result, overlaps []judge.Overlap) Report {
+	if overlaps == nil {
+		overlaps = []judge.Overlap{}
+	}
 	r := Report{
 		Took: took, SetUp: setUp, Baseline: baselineName, BaselineDate: baselineDate,
 		ResolutionNS: judge.Resolution, Results: results, Overlaps: overlaps, OK: len(results) > 0 && len(overlaps) == 0,

@@ -66,6 +66,9 @@ func (r Result) OK() bool { return r.Recovered && len(r.Overlaps) == 0 && r.Faul
 // means that it could not be played; that something did not recover is a Result.
 func (s *stage) play(ctx context.Context, sc scenario) (Result, error) {
 	r := Result{Scenario: sc.number, Title: sc.title, Baseline: sc.baseline, Overlaps: []judge.Overlap{}}
+	if err := errors.Join(s.records.begin(), pause(ctx, settleTime)); err != nil {
+		return r, err
+	}
 	before, err := s.status(ctx)
 	if err != nil {
 		return r, err
@@ -74,9 +77,6 @@ func (s *stage) play(ctx context.Context, sc scenario) (Result, error) {
 	victim := web.Node
 	if !sc.cold {
 		r.Victim, r.RaftLeader = victim, before.RaftLeader == victim
-	}
-	if err := errors.Join(s.records.begin(), pause(ctx, settleTime)); err != nil {
-		return r, err
 	}
 	former, _ := s.records.answering()
 	what := sc.what

@@ -71,7 +71,11 @@ func (w *worker) watch(ctx context.Context, r cluster.Resource) error {
 	defer wg.Wait()
 	defer cancel()
 	wg.Go(func() {
-		if err := watcher.Watch(ctx, w.callFor(r)); !errors.Is(err, errors.ErrUnsupported) {
+		err := watcher.Watch(ctx, w.callFor(r))
+		if err == nil {
+			err = errors.New("ended")
+		}
+		if !errors.Is(err, errors.ErrUnsupported) {
 			ended <- err
 		}
 	})

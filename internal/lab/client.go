@@ -90,8 +90,8 @@ func (l *Lab) StartHostd(ctx context.Context, host cluster.HostName) error {
 	return l.do(ctx, verbStartHostd, request{Hosts: []cluster.HostName{host}})
 }
 
-// Quiet makes a host's hypervisor tell no events, or tell them again, those held
-// back first. Everything else of the host goes on.
+// Quiet makes a host's hypervisor tell no events and list no guests, or do so
+// again, the events held back first. Everything else of the host goes on.
 func (l *Lab) Quiet(ctx context.Context, host cluster.HostName, quiet bool) error {
 	return l.do(ctx, verbQuiet, request{Hosts: []cluster.HostName{host}, On: quiet})
 }

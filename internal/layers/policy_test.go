@@ -34,6 +34,7 @@ var packages = []struct {
 	{"scripts/...", shell},
 
 	{"internal/config", adapters},
+	{"internal/decisions", adapters},
 	{"internal/executor", adapters},
 	{"internal/facts/...", adapters},
 	{"internal/fence/...", adapters},

@@ -112,10 +112,15 @@ func (n *Node) budgetLoop(ctx context.Context) error {
 // down have no quorum any more.
 const leaveRecord = 10 * time.Second
 
-// leaveLoop carries out a clean leave when asked to (rule O-5): the latch first,
-// so that nothing starts any more; phase leaving, so that no assignment made
-// before can commit; then all stopped, verified and reported; then the
-// tombstone, while nothing that this boot owns is unaccounted for.
+// leaveAnnounce is how long a node tries to say that it is leaving before it
+// stops its services all the same.
+const leaveAnnounce = 3 * time.Second
+
+// leaveLoop carries out a clean leave when asked to (rule O-5): phase leaving
+// first, since assignments compare the boot record and none can commit from then
+// on; the latch, so that none that came before starts; then all stopped, verified
+// and reported; then the tombstone, while nothing that this boot owns is
+// unaccounted for.
 func (n *Node) leaveLoop(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
@@ -124,8 +129,8 @@ func (n *Node) leaveLoop(ctx context.Context) error {
 	}
 	log := n.Log.With("component", "leave")
 	log.Info("leaving: services stop here and move")
-	n.Executor.Latch("this node is leaving")
 	n.setLeaving(ctx)
+	n.Executor.Latch("this node is leaving")
 	stopped := time.Duration(0) // since when nothing runs here
 	return n.each(ctx, func(ctx context.Context, now time.Duration) (time.Duration, error) {
 		s, _ := n.Mirror.Snapshot()
@@ -140,25 +145,8 @@ func (n *Node) leaveLoop(ctx context.Context) error {
 		if _, ended := s.Ended[n.Self.ID]; ended {
 			return 0, ErrLeft // our own word, of unknown outcome then; doomLoop has any other
 		}
-		guards := []cluster.Guard{
-			{Key: cluster.KeyBoot(n.Self.ID), Rev: s.Boots[n.Self.ID].Rev},
-			{Key: cluster.KeyEnded(n.Self.ID)},
-		}
-		var waits []string
-		for name, owner := range s.Owners {
-			if owner.Value.Boot != n.Self.ID {
-				continue
-			}
-			report := s.Reports[name]
-			stopped := report.Value.State == cluster.ReportStopped || report.Value.State == cluster.ReportFailed
-			if report.Value.Boot != n.Self.ID || report.Value.Generation != owner.Value.Generation || !stopped {
-				waits = append(waits, string(name))
-				continue
-			}
-			guards = append(guards, cluster.Guard{Key: cluster.KeyOwner(name), Rev: owner.Rev}, cluster.Guard{Key: cluster.KeyReport(name), Rev: report.Rev})
-		}
+		guards, waits := n.accountFor(&s)
 		if len(waits) > 0 || s.Boots[n.Self.ID].Value.Phase != cluster.PhaseLeaving {
-			slices.Sort(waits)
 			log.Debug("not stopped yet", "services", strings.Join(waits, " "))
 			return commitRetry, nil
 		}
@@ -173,10 +161,38 @@ func (n *Node) leaveLoop(ctx context.Context) error {
 	})
 }
 
+// accountFor returns the guards of the tombstone of a clean leave, and the
+// services that are not accounted for yet. A service is, when this boot reported
+// it stopped, or when there is no ticket of its: the latch is closed, so it was
+// not started, and the tombstone bars a ticket that is still under way.
+func (n *Node) accountFor(s *cluster.State) (guards []cluster.Guard, waits []string) {
+	guards = []cluster.Guard{
+		{Key: cluster.KeyBoot(n.Self.ID), Rev: s.Boots[n.Self.ID].Rev},
+		{Key: cluster.KeyEnded(n.Self.ID)},
+	}
+	for name, owner := range s.Owners {
+		if owner.Value.Boot != n.Self.ID {
+			continue
+		}
+		ticket, report := s.Tickets[name], s.Reports[name]
+		started := ticket.Value.Boot == n.Self.ID && ticket.Value.Generation == owner.Value.Generation
+		ours := report.Value.Boot == n.Self.ID && report.Value.Generation == owner.Value.Generation
+		stopped := ours && (report.Value.State == cluster.ReportStopped || report.Value.State == cluster.ReportFailed)
+		if started && !stopped {
+			waits = append(waits, string(name))
+			continue
+		}
+		guards = append(guards, cluster.Guard{Key: cluster.KeyOwner(name), Rev: owner.Rev},
+			cluster.Guard{Key: cluster.KeyTicket(name), Rev: ticket.Rev}, cluster.Guard{Key: cluster.KeyReport(name), Rev: report.Rev})
+	}
+	slices.Sort(waits)
+	return guards, waits
+}
+
 // setLeaving closes the door for assignments: they compare the boot record.
 // Without a quorum it gives up, since no assignment can commit then either.
 func (n *Node) setLeaving(ctx context.Context) {
-	for began := n.Now(); ctx.Err() == nil && n.Now()-began < leaveRecord; {
+	for began := n.Now(); ctx.Err() == nil && n.Now()-began < leaveAnnounce; {
 		s, _ := n.Mirror.Snapshot()
 		boot := s.Boots[n.Self.ID]
 		if boot.Value.Phase == cluster.PhaseLeaving {

@@ -79,7 +79,8 @@ func TestGap(t *testing.T) {
 		},
 		"the longest of several": {
 			slices.Concat(answers(first, 0, 100*ms), answers(second, 200*ms, 300*ms), answers(second, 900*ms, 1000*ms)),
-			Window{Fault: 110 * ms, End: 1001 * ms}, 600 * ms, true,
+			Window{Fault: 110 * ms, End: 1001 * ms},
+			600 * ms, true,
 		},
 		"one that lasts to the end is no recovery": {
 			slices.Concat(answers(first, 0, 100*ms), answers(second, 200*ms, 300*ms)), Window{Fault: 110 * ms, End: 5001 * ms}, 4700 * ms, false,
@@ -93,7 +94,8 @@ func TestGap(t *testing.T) {
 		},
 		"earlier gaps are not this fault's": {
 			slices.Concat(answers(first, 0, 100*ms), answers(first, 900*ms, 1000*ms), answers(second, 1100*ms, 2000*ms)),
-			Window{Fault: 1010 * ms, End: 2001 * ms}, 100 * ms, true,
+			Window{Fault: 1010 * ms, End: 2001 * ms},
+			100 * ms, true,
 		},
 	} {
 		got := Judge(Record{Answers: c.answers}, c.window)

@@ -123,8 +123,12 @@ func TestArguments(t *testing.T) {
 		t.Error(err, diff)
 	}
 	for _, args := range [][]string{
-		{}, {"--bridge", "br0"}, {"--address", "10.77.0.100:80"}, {"--address", "[::1]:80", "--bridge", "br0"},
-		{"--address", "10.77.0.100:80", "--bridge", "br0", "more"}, {"--address", "x", "--bridge", "br0"},
+		{},
+		{"--bridge", "br0"},
+		{"--address", "10.77.0.100:80"},
+		{"--address", "[::1]:80", "--bridge", "br0"},
+		{"--address", "10.77.0.100:80", "--bridge", "br0", "more"},
+		{"--address", "x", "--bridge", "br0"},
 	} {
 		if _, err := ParseArgs(args); err == nil {
 			t.Errorf("arguments %q were accepted", args)

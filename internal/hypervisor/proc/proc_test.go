@@ -387,6 +387,9 @@ func testQuietHoldsEventsAndNothingElse(t *testing.T) {
 	if len(events) != 0 {
 		t.Error("a quiet host told an event")
 	}
+	if guests, err := d.List(t.Context()); !errors.Is(err, hypervisor.ErrUnavailable) {
+		t.Errorf("a quiet host gave a listing: %v, %v", guests, err)
+	}
 	if err := SetQuiet(config.StateDir, false); err != nil {
 		t.Fatal(err)
 	}

@@ -46,8 +46,9 @@ type Executor struct {
 
 	mu      sync.Mutex // guards the fields below
 	workers map[cluster.ServiceName]*worker
-	latched string // why no start is allowed any more; "" while open
-	held    string // why nothing runs for now; "" while it may
+	turns   map[cluster.ServiceName]*sync.Mutex // held by a probe of a service, and when a worker becomes active
+	latched string                              // why no start is allowed any more; "" while open
+	held    string                              // why nothing runs for now; "" while it may
 	wg      sync.WaitGroup
 }
 
@@ -62,7 +63,26 @@ func New(c Config) *Executor {
 		jobs:    make(chan struct{}, max(8, jobsPerCore*runtime.NumCPU())),
 		stops:   make(chan struct{}, max(8, jobsPerCore*runtime.NumCPU())),
 		workers: map[cluster.ServiceName]*worker{},
+		turns:   map[cluster.ServiceName]*sync.Mutex{},
 	}
+}
+
+// turn returns the lock that keeps a probe and the worker of one service apart.
+func (e *Executor) turn(service cluster.ServiceName) *sync.Mutex {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.turns[service] == nil {
+		e.turns[service] = &sync.Mutex{}
+	}
+	return e.turns[service]
+}
+
+// busy reports whether a worker runs the service or may run it.
+func (e *Executor) busy(service cluster.ServiceName) bool {
+	e.mu.Lock()
+	w := e.workers[service]
+	e.mu.Unlock()
+	return w != nil && w.mayBeActive()
 }
 
 // Run follows the owner records until ctx ends, then waits for its workers,

@@ -11,7 +11,15 @@ import (
 // Probe looks for a service that this boot does not own. What is active is
 // stopped, verified, at once (rule P24). It returns "" when nothing of the
 // service is left here, else what may be: an error counts as active (P16).
+// A service that came to be owned here since the caller looked is its worker's
+// alone and passed over; a worker that is about to begin waits for the probe.
 func (e *Executor) Probe(ctx context.Context, def cluster.ServiceConfig) string {
+	turn := e.turn(def.Name)
+	turn.Lock()
+	defer turn.Unlock()
+	if e.busy(def.Name) {
+		return ""
+	}
 	found := ""
 	for _, r := range def.Resources {
 		agent, err := e.Agents(r.Agent)

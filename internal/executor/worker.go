@@ -101,6 +101,9 @@ func (w *worker) setActive(active bool, stopErr error) {
 // activate marks the service active if the order still stands. From then on
 // StopAll waits for it; before, no agent may run.
 func (w *worker) activate(generation cluster.Generation) bool {
+	turn := w.turn(w.service)
+	turn.Lock()
+	defer turn.Unlock()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if o := w.orderLocked(); !o.run || o.owner.Value.Generation != generation {
@@ -359,6 +362,9 @@ func (w *worker) confirmStopped(ctx context.Context, o order) {
 		return
 	}
 	w.running = owner
+	turn := w.turn(w.service)
+	turn.Lock()
 	w.setActive(true, nil)
+	turn.Unlock()
 	w.stopAndReport(ctx, cluster.ReportStopped, o.why)
 }

@@ -165,11 +165,28 @@ func (l *Lives) known(o Order) *hostapi.Reply {
 		}
 		return nil
 	}
+	l.certifyLate(o)
 	r := l.endedReply(o)
 	if o.Action != hostapi.ActionOff {
 		r.Outcome, r.Detail = cluster.OutcomeNotDone, "the life has ended"
 	}
 	return &r
+}
+
+// certifyLate signs an end that was seen here while no cluster was known to
+// have claimed the guest: the claim was lost with an earlier journal. mayAct
+// has checked that the cluster may act on the guest and nobody else owns it.
+func (l *Lives) certifyLate(o Order) {
+	if _, has := l.state().Certificates[o.Life]; has || o.Action != hostapi.ActionOff {
+		return
+	}
+	cert := l.certify(l.state().Lives[o.Life], o.Cluster)
+	if cert == nil {
+		return
+	}
+	if err := l.cfg.Journal.Append(journal.Entry{Certificate: cert}); err != nil {
+		l.log.Error("certificate not journalled; off will be asked for again", "life", o.Life, "err", err)
+	}
 }
 
 // endedReply says that the life has ended, with the certificate if the cluster

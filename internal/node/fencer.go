@@ -89,14 +89,20 @@ func (n *Node) fenceLevel(ctx context.Context, s *cluster.State, fence cluster.F
 	if config, ok := s.Config.Value.Node(fence.Node); ok && len(config.Fence) > 0 {
 		levels = config.Fence
 	}
-	all, detail := cluster.OutcomeDone, ""
+	all, detail := cluster.OutcomePending, ""
 	for _, method := range levels[fence.Level%len(levels)] {
 		outcome, said := cluster.OutcomeNotDone, fmt.Sprintf("fence method %s is not known to this version", method)
 		if method == cluster.FenceHostd {
 			outcome, said = n.fenceByHost(ctx, s, fence, boot.Value)
 		}
 		detail += method + ": " + said
+		if all == cluster.OutcomePending {
+			all = outcome // of the first method
+		}
 		all = worse(all, outcome)
+	}
+	if all == cluster.OutcomePending {
+		return cluster.OutcomeUnknown, "the level names no method"
 	}
 	return all, detail
 }

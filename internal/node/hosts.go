@@ -222,9 +222,17 @@ func (h *hosts) concerns(s *cluster.State, cert cluster.DeathCertificate) bool {
 func (h *hosts) keep(cert cluster.DeathCertificate) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if len(h.pending) < pendingLimit {
-		h.pending[cert.Life] = cert
+	h.pending[cert.Life] = cert
+	if len(h.pending) <= pendingLimit {
+		return
 	}
+	drop := cert
+	for _, old := range h.pending { // the oldest of that host: its life is long over
+		if old.Host == cert.Host && old.Seq < drop.Seq {
+			drop = old
+		}
+	}
+	delete(h.pending, drop.Life)
 }
 
 // standsNow looks again after a commit that failed: another node may have

@@ -179,9 +179,9 @@ func TestADoomedBootStopsAndEnds(t *testing.T) {
 		w.hosts["h1"].silent = true
 		w.mu.Unlock()
 		w.put(cluster.KeyFence("n1-b1"), cluster.Fence{Boot: "n1-b1", Node: "n1", Reason: cluster.FenceSilent, Epoch: 1, Attempt: 1, Executor: "n2"})
-		w.after("db stops on n1", 5*time.Second)
+		w.after("db starts on n2", 5*time.Second)
 		time.Sleep(5 * time.Second)
-		w.want("db stops on n1") // stopping is hygiene, no evidence: nothing starts elsewhere
+		w.want("db stops on n1; db starts on n2, generation 2") // a verified stop report moves it (P15); the boot stays doomed
 		if err := w.guests["n1"].err; !errors.Is(err, ErrDoomed) {
 			t.Errorf("run ended with %v, want ErrDoomed", err)
 		}

@@ -44,6 +44,7 @@ func (n *Node) tryRegister(ctx context.Context) (done bool, err error) {
 	}
 	s, _ := n.Mirror.Snapshot()
 	if _, ended := s.Ended[n.Self.ID]; ended {
+		n.stopLeftovers(ctx, &s)
 		return false, ErrDoomed
 	}
 	if _, joined := s.Nodes[n.Self.Node]; !joined {
@@ -53,8 +54,11 @@ func (n *Node) tryRegister(ctx context.Context) (done bool, err error) {
 		if known.Value.Node != n.Self.Node {
 			return false, fmt.Errorf("boot %s is registered by node %s: two nodes share one operating system, or its boot id was copied", n.Self.ID, known.Value.Node)
 		}
+		if known.Value.Life == "" && n.Self.Life != "" {
+			return n.noteLife(ctx, known)
+		}
 		if known.Value.Phase == cluster.PhaseLeaving {
-			return false, fmt.Errorf("%w: this boot was leaving when its daemon ended", ErrDoomed)
+			n.Leave() // an earlier run of the daemon began it
 		}
 		n.Log.Info("boot is registered already: services are taken over", "component", "register")
 		return true, nil
@@ -76,6 +80,41 @@ func (n *Node) tryRegister(ctx context.Context) (done bool, err error) {
 	}
 	n.Log.Info("boot registered", "component", "register", "life", boot.Life, "places", boot.Places)
 	return true, nil
+}
+
+// noteLife adds life and place to a boot that was registered while its host
+// could not be asked, so that the host's word counts for it. It is the same run
+// of the operating system, so that it is in the life that the host has bound.
+func (n *Node) noteLife(ctx context.Context, known cluster.Rec[cluster.Boot]) (done bool, err error) {
+	next := known.Value
+	next.Life, next.Guest, next.Places, next.Binding = n.Self.Life, n.Self.Guest, n.Self.Places, n.Self.Binding
+	_, err = n.commit(ctx, store.Tx{
+		Guards: []cluster.Guard{{Key: cluster.KeyBoot(next.ID), Rev: known.Rev}, {Key: cluster.KeyEnded(next.ID)}},
+		Writes: []cluster.Write{cluster.Put(cluster.KeyBoot(next.ID), next)},
+	})
+	if err != nil {
+		n.Log.Debug("life not noted yet", "component", "register", "err", err)
+	}
+	return false, nil // looked at again
+}
+
+// stopLeftovers stops what an earlier run of the daemon on this boot may have
+// left running, when the boot must not go on (rules P7, P19): hygiene, not
+// evidence.
+func (n *Node) stopLeftovers(ctx context.Context, s *cluster.State) {
+	ctx, cancel := context.WithTimeout(ctx, doomStop)
+	defer cancel()
+	defs := slices.Clone(s.Config.Value.Services)
+	for _, owner := range s.Owners {
+		if owner.Value.Boot == n.Self.ID { // as it was ordered, wherever the configuration went
+			defs = append(defs, owner.Value.Definition)
+		}
+	}
+	for _, def := range defs {
+		if left := n.Executor.Probe(ctx, def); left != "" {
+			n.Log.Error("not everything could be stopped", "component", "doom", "service", def.Name, "left", left)
+		}
+	}
 }
 
 // probeLoop looks for every service under every configuration before anything

@@ -67,8 +67,32 @@ func (n *Node) doomLoop(ctx context.Context) error {
 		if err := n.Executor.StopAll(stopCtx, "this boot is doomed"); err != nil {
 			n.Log.Error("not everything could be stopped", "component", "doom", "err", err)
 		}
+		s, _ := n.Mirror.Snapshot()
+		n.stopLeftovers(stopCtx, &s) // of an earlier run of the daemon, which no worker knows yet
+		n.awaitReports(stopCtx)
 		return 0, fmt.Errorf("%w (%s)", ErrDoomed, why)
 	})
+}
+
+// awaitReports returns when a last word on everything that this boot owns
+// stands in the store, or with ctx: a verified stop that is not reported would
+// keep a service that could move (P15).
+func (n *Node) awaitReports(ctx context.Context) {
+	for ctx.Err() == nil {
+		var waits []string
+		changed := n.Mirror.Read(func(s *cluster.State) {
+			if _, ended := s.Ended[n.Self.ID]; !ended {
+				_, waits = n.accountFor(s)
+			}
+		})
+		if len(waits) == 0 {
+			return
+		}
+		select {
+		case <-ctx.Done():
+		case <-changed:
+		}
+	}
 }
 
 // Timings of the store budget (DESIGN section 6, I5).

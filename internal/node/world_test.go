@@ -221,6 +221,8 @@ type fakeAgent struct {
 	failStop  bool
 	slow      time.Duration
 	broken    chan struct{}
+	slowStop  time.Duration
+	blind     map[string]time.Duration // services that cannot be monitored, and how long that takes
 }
 
 func (a *fakeAgent) Check(cluster.Resource) error { return nil }
@@ -252,11 +254,18 @@ func (a *fakeAgent) Start(ctx context.Context, c resource.Call) error {
 	return nil
 }
 
-func (a *fakeAgent) Stop(_ context.Context, c resource.Call) error {
+func (a *fakeAgent) Stop(ctx context.Context, c resource.Call) error {
+	if a.slowStop > 0 {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(a.slowStop):
+		}
+	}
 	w := a.g.w
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if a.failStop {
+	if _, blind := a.blind[string(c.Service)]; blind || a.failStop {
 		return errors.New("does not stop")
 	}
 	if w.active[string(c.Service)] == a.g.name {
@@ -268,6 +277,13 @@ func (a *fakeAgent) Stop(_ context.Context, c resource.Call) error {
 
 func (a *fakeAgent) Monitor(_ context.Context, c resource.Call) (resource.Status, error) {
 	w := a.g.w
+	w.mu.Lock()
+	takes, blind := a.blind[string(c.Service)]
+	w.mu.Unlock()
+	if blind {
+		time.Sleep(takes)
+		return resource.StatusUnknown, errors.New("cannot look")
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.active[string(c.Service)] == a.g.name {

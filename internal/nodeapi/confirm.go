@@ -107,7 +107,17 @@ func (s *Server) silent(state *cluster.State, node cluster.NodeName, accused clu
 func observes(state *cluster.State, observer cluster.Boot, accused cluster.NodeName) bool {
 	_, ended := state.Ended[observer.ID]
 	_, doomed := state.Fences[observer.ID]
-	return !ended && !doomed && observer.Node != accused && observer.Phase != cluster.PhaseJoining
+	return !ended && !doomed && !succeeded(state, observer) && observer.Node != accused && observer.Phase != cluster.PhaseJoining
+}
+
+// succeeded reports whether a newer boot of the same node is registered.
+func succeeded(state *cluster.State, former cluster.Boot) bool {
+	for _, boot := range state.Boots {
+		if boot.Value.Node == former.Node && slices.Contains(boot.Value.Predecessors, former.ID) {
+			return true
+		}
+	}
+	return false
 }
 
 // unseen refuses while a host says that it has the life.

@@ -63,14 +63,15 @@ func (p *planner) judgeBoots() {
 }
 
 // hear collects who accuses a boot. Observers are the members that have not
-// ended, are not doomed, do not abstain and are not the accused (rule P17).
+// ended, have no successor, are not doomed, do not abstain and are not the
+// accused (rule P17). A boot with a successor observes nothing any more.
 func (p *planner) hear(accused *standing) {
 	if accused.ended {
 		return
 	}
 	for i := range p.boots {
 		observer := &p.boots[i]
-		if observer.ended || observer.doomed || observer.node() == accused.node() ||
+		if observer.ended || observer.doomed || !observer.latest || observer.node() == accused.node() ||
 			observer.Value.Phase == cluster.PhaseJoining {
 			continue
 		}
@@ -88,9 +89,10 @@ func (p *planner) hear(accused *standing) {
 
 func (p *planner) accuse(accused *standing, view cluster.Rec[cluster.View]) {
 	silence := view.Value.Silent[accused.id()]
-	if silence == "" {
-		return
+	if silence == "" || p.Now >= view.Since+AppealAge {
+		return // who cannot refresh its view accuses nobody: its nonce is stale
 	}
+	p.wakeAt(view.Since + AppealAge)
 	accused.suspectBy = append(accused.suspectBy, view.Value.Node)
 	if silence == cluster.SilenceLost {
 		accused.lostBy = append(accused.lostBy, view.Value.Node)

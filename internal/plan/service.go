@@ -98,17 +98,17 @@ func (r *serviceRun) owned() {
 	if r.report.Value.State == cluster.ReportStopFailed && !b.doomed {
 		r.decideFence(b, cluster.FenceStopFailed, fmt.Sprintf("service %s: %s", r.name, r.report.Value.Detail))
 	}
-	switch {
-	case b.doomed || b.suspect():
-		r.status.State = cluster.ServiceRecovering
-		r.why("owned by boot %s of %s, which is %s: waits for evidence of its end", b.id(), b.node(), b.state)
-		r.status.Why = append(r.status.Why, r.whyBoot(b)...)
+	switch { // a verified stop is a last word, whatever becomes of the boot (P15)
 	case r.report.Value.State == cluster.ReportFailed:
 		r.status.State = cluster.ServiceFailed
 		r.afterFailure(b)
 	case r.report.Value.State == cluster.ReportStopped:
 		r.status.State = cluster.ServiceStopping
 		r.afterStop(b)
+	case b.doomed || b.suspect():
+		r.status.State = cluster.ServiceRecovering
+		r.why("owned by boot %s of %s, which is %s: waits for evidence of its end", b.id(), b.node(), b.state)
+		r.status.Why = append(r.status.Why, r.whyBoot(b)...)
 	default:
 		r.running(b)
 	}

@@ -14,6 +14,7 @@ import (
 
 	"ringfence/internal/cluster"
 	"ringfence/internal/resource"
+	"ringfence/internal/resource/proctree"
 )
 
 // DefaultTempDir is where agents keep files that must not survive a reboot.
@@ -104,6 +105,9 @@ func (a *Agent) Start(ctx context.Context, call resource.Call) error {
 	if err := os.MkdirAll(a.tempDir, 0o755); err != nil {
 		return fmt.Errorf("make temporary directory for agents: %w", err)
 	}
+	if err := s.endOrphan(ctx); err != nil {
+		return err
+	}
 	if err := os.WriteFile(s.mark, nil, 0o600); err != nil {
 		return fmt.Errorf("mark as started: %w", err)
 	}
@@ -130,6 +134,9 @@ func (a *Agent) Stop(ctx context.Context, call resource.Call) error {
 		return nil // not installed, and nothing was started here
 	}
 	if err != nil {
+		return err
+	}
+	if err := s.endOrphan(ctx); err != nil {
 		return err
 	}
 	result, err := a.act(ctx, s, "stop", 0)
@@ -225,7 +232,11 @@ func missing(err error) bool {
 
 // act runs one action of a resource.
 func (a *Agent) act(ctx context.Context, s script, action string, interval time.Duration) (result, error) {
-	result, err := run(ctx, s.path, action, a.env(ctx, s, action, interval), 0)
+	var begins func(proctree.Ident) error
+	if action == "start" {
+		begins = s.record
+	}
+	result, err := runAfter(ctx, begins, s.path, action, a.env(ctx, s, action, interval), 0)
 	if err != nil {
 		return result, fmt.Errorf("%s: %w", s.name, err)
 	}

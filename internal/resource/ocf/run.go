@@ -35,6 +35,16 @@ func (r result) exitError(name agentName, action string) *ExitError {
 // standard output apart. When ctx ends first, the action's process group is
 // killed and the error says so: what the action did is not known.
 func run(ctx context.Context, path, action string, env []string, keepBytes int) (result, error) {
+	return runAfter(ctx, nil, path, action, env, keepBytes)
+}
+
+// gate holds an action back until the daemon has written down which process it
+// is. Where the daemon dies before, the action never begins.
+const gate = `read -r go && exec "$@" </dev/null; exit 1`
+
+// runAfter is run for an action that must not outlive the daemon unnoticed:
+// begins is told the process before it executes the action.
+func runAfter(ctx context.Context, begins func(proctree.Ident) error, path, action string, env []string, keepBytes int) (result, error) {
 	if err := ctx.Err(); err != nil {
 		return result{}, err
 	}
@@ -54,6 +64,29 @@ func run(ctx context.Context, path, action string, env []string, keepBytes int) 
 	}
 	cmd := &osexec.Cmd{Path: path, Args: []string{path, action}, Env: env, Dir: "/",
 		Stdout: stdout.write, Stderr: stderr.write, SysProcAttr: &syscall.SysProcAttr{Setpgid: true}}
+	open := func() error { return nil }
+	if begins != nil {
+		cmd.Path, cmd.Args = "/bin/sh", []string{"/bin/sh", "-c", gate, "sh", path, action}
+		hold, release, err := os.Pipe()
+		if err != nil {
+			stdout.abandon()
+			stderr.abandon()
+			return result{}, err
+		}
+		defer hold.Close()
+		defer release.Close()
+		cmd.Stdin = hold
+		open = func() error {
+			stat, err := proctree.ReadStat(cmd.Process.Pid)
+			if err == nil {
+				err = begins(stat.Ident)
+			}
+			if err == nil {
+				_, err = release.WriteString("go\n")
+			}
+			return err
+		}
+	}
 	if err := cmd.Start(); err != nil {
 		stdout.abandon()
 		stderr.abandon()
@@ -61,7 +94,12 @@ func run(ctx context.Context, path, action string, env []string, keepBytes int) 
 	}
 	stdout.begin()
 	stderr.begin()
-	err = waitOrKill(ctx, cmd)
+	if err = open(); err != nil {
+		err = errors.Join(err, unix.Kill(-cmd.Process.Pid, unix.SIGKILL))
+		_ = cmd.Wait()
+	} else {
+		err = waitOrKill(ctx, cmd)
+	}
 	stdout.finish()
 	stderr.finish()
 	r := result{code: cmd.ProcessState.ExitCode(), stdout: begin.kept.Bytes(), cut: begin.cut, output: end.String()}

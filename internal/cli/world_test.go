@@ -106,8 +106,10 @@ func (w *world) fill(ctx context.Context) error {
 				Life: cluster.NewLifeID("hb", i+1, 1), Guest: cluster.GuestID(fmt.Sprintf("4f7c0c1e-9d2b-4a57-8f0e-3b1f2a6c7d1%d", i)),
 			}))
 		if silent := os.Getenv(silentEnv); silent != "" && string(name) != silent {
-			writes = append(writes, cluster.Put(cluster.KeyView(name), cluster.View{Node: name, Boot: "boot-" + cluster.BootID(name),
-				Silent: map[cluster.BootID]cluster.Silence{"boot-" + cluster.BootID(silent): cluster.SilenceSuspect}}))
+			writes = append(writes, cluster.Put(cluster.KeyView(name), cluster.View{
+				Node: name, Boot: "boot-" + cluster.BootID(name),
+				Silent: map[cluster.BootID]cluster.Silence{"boot-" + cluster.BootID(silent): cluster.SilenceSuspect},
+			}))
 		}
 	}
 	_, err := w.store.Commit(ctx, store.Tx{Writes: writes})

@@ -148,13 +148,17 @@ func TestAwkwardParametersSurvive(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	resource := cluster.Resource{Name: "r", Agent: "exec", Params: map[string]string{}, StartTimeout: time.Second,
-		StopTimeout: time.Second, MonitorTimeout: time.Second, MonitorInterval: time.Second}
+	resource := cluster.Resource{
+		Name: "r", Agent: "exec", Params: map[string]string{}, StartTimeout: time.Second,
+		StopTimeout: time.Second, MonitorTimeout: time.Second, MonitorInterval: time.Second,
+	}
 	for i, value := range []string{"", " ", "'", `"`, `"""`, "'''", `\n`, "a\nb", "a\r\nb", "\x01\x1f\x7f", "\u0085\u2028", "# no comment", "[x]", "ü€😀", "-0x1F"} {
 		resource.Params[fmt.Sprint("p", i)] = value
 	}
-	want.Services = []cluster.ServiceConfig{{Name: "s", Resources: []cluster.Resource{resource},
-		RestartWindow: time.Second, FailureExpiry: time.Second}}
+	want.Services = []cluster.ServiceConfig{{
+		Name: "s", Resources: []cluster.Resource{resource},
+		RestartWindow: time.Second, FailureExpiry: time.Second,
+	}}
 	data, err := Marshal(want)
 	if err != nil {
 		t.Fatal(err)

@@ -62,13 +62,17 @@ func Marshal(c cluster.Config) ([]byte, error) {
 }
 
 func formOfService(s cluster.ServiceConfig) serviceForm {
-	out := serviceForm{Name: string(s.Name), Nodes: s.Nodes, Restarts: s.Restarts,
-		RestartWindow: formatDuration(s.RestartWindow), FailureExpiry: formatDuration(s.FailureExpiry)}
+	out := serviceForm{
+		Name: string(s.Name), Nodes: s.Nodes, Restarts: s.Restarts,
+		RestartWindow: formatDuration(s.RestartWindow), FailureExpiry: formatDuration(s.FailureExpiry),
+	}
 	for _, r := range s.Resources {
-		out.Resources = append(out.Resources, resourceForm{Name: r.Name, Agent: r.Agent,
+		out.Resources = append(out.Resources, resourceForm{
+			Name: r.Name, Agent: r.Agent,
 			StartTimeout: formatDuration(r.StartTimeout), StopTimeout: formatDuration(r.StopTimeout),
 			MonitorTimeout: formatDuration(r.MonitorTimeout), MonitorInterval: formatDuration(r.MonitorInterval),
-			Params: r.Params})
+			Params: r.Params,
+		})
 	}
 	return out
 }

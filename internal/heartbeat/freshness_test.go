@@ -30,8 +30,10 @@ func (r *run) beatTo(peer cluster.NodeName) beat.Beat {
 	*r.nonces++
 	r.begin([]Peer{{Node: peer}}, *r.nonces, time.Duration(*r.nonces))
 	r.counter++
-	return beat.Beat{Node: r.name, Boot: r.boot, Session: r.session, Counter: r.counter,
-		Nonce: *r.nonces, Echo: r.echo(peer)}
+	return beat.Beat{
+		Node: r.name, Boot: r.boot, Session: r.session, Counter: r.counter,
+		Nonce: *r.nonces, Echo: r.echo(peer),
+	}
 }
 
 func (r *run) refuses(b beat.Beat) string {

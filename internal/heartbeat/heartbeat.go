@@ -98,8 +98,10 @@ type Transport struct {
 
 // New opens the socket and starts to receive. The caller must call Close.
 func New(config Config) (*Transport, error) {
-	t := &Transport{config: config, log: config.Logger.With("component", "heartbeat"),
-		out: make(chan Received, queueLimit), fresh: newFreshness(), faults: newFaults()}
+	t := &Transport{
+		config: config, log: config.Logger.With("component", "heartbeat"),
+		out: make(chan Received, queueLimit), fresh: newFreshness(), faults: newFaults(),
+	}
 	sample := beat.Beat{Node: config.Node, Boot: config.Boot}
 	if _, err := beat.Append(nil, &config.Key, config.Cluster, sample); err != nil {
 		return nil, fmt.Errorf("start heartbeat: %w", err)

@@ -42,9 +42,11 @@ func (l *logBuffer) String() string {
 
 func testConfig(name, address string) Config {
 	start := time.Now()
-	return Config{Address: address, Cluster: testCluster, Key: testKey, Node: cluster.NodeName(name),
+	return Config{
+		Address: address, Cluster: testCluster, Key: testKey, Node: cluster.NodeName(name),
 		Boot: cluster.BootID("boot of " + name), Logger: slog.New(slog.DiscardHandler),
-		Now: func() time.Duration { return time.Since(start) }}
+		Now: func() time.Duration { return time.Since(start) },
+	}
 }
 
 func open(t *testing.T, config Config) *Transport {
@@ -250,8 +252,10 @@ func (n *names) LookupNetIP(ctx context.Context, _, host string) ([]netip.Addr, 
 }
 
 func TestSlowNamesDelayNobodyAndAreUsedOnceFound(t *testing.T) {
-	dns := &names{release: make(chan struct{}),
-		answer: []netip.Addr{netip.MustParseAddr("::1"), netip.MustParseAddr("127.0.0.1")}}
+	dns := &names{
+		release: make(chan struct{}),
+		answer:  []netip.Addr{netip.MustParseAddr("::1"), netip.MustParseAddr("127.0.0.1")},
+	}
 	config := testConfig("a", "127.0.0.1")
 	config.Resolver = dns
 	a, b := open(t, config), open(t, testConfig("b", "127.0.0.1"))

@@ -46,8 +46,10 @@ func (t *Transport) judge(data []byte, from netip.AddrPort) (Received, bool) {
 		t.fault(faultRefused, from.String(), refusal)
 		return Received{}, false
 	}
-	return Received{Node: b.Node, Boot: b.Boot, Tick: b.Tick, Revision: b.Revision, Quorum: b.Quorum,
-		EchoOK: answered.round != 0, EchoSent: answered.at, At: now}, true
+	return Received{
+		Node: b.Node, Boot: b.Boot, Tick: b.Tick, Revision: b.Revision, Quorum: b.Quorum,
+		EchoOK: answered.round != 0, EchoSent: answered.at, At: now,
+	}, true
 }
 
 func (t *Transport) admit(b beat.Beat, now time.Duration) (answered sentNonce, refusal string) {

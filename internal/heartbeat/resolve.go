@@ -46,8 +46,10 @@ func newResolver(config Config, fault func(kind, address, reason string)) *resol
 		config.Resolver = net.DefaultResolver
 	}
 	own, _ := netip.ParseAddr(config.Address) // checked by listen
-	return &resolver{config: config, ipv4: own.Unmap().Is4(), fault: fault,
-		queue: make(chan string, resolveQueue), names: map[string]*resolved{}}
+	return &resolver{
+		config: config, ipv4: own.Unmap().Is4(), fault: fault,
+		queue: make(chan string, resolveQueue), names: map[string]*resolved{},
+	}
 }
 
 var (

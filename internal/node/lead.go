@@ -86,7 +86,8 @@ func (n *Node) maybeClaim(ctx context.Context, leader cluster.Rec[cluster.Leader
 	rev, err := n.commit(ctx, store.Tx{
 		Guards: []cluster.Guard{
 			{Key: cluster.KeyLeader, Rev: leader.Rev},
-			{Key: cluster.KeyEnded(n.Self.ID)}, {Key: cluster.KeyFence(n.Self.ID)},
+			{Key: cluster.KeyEnded(n.Self.ID)},
+			{Key: cluster.KeyFence(n.Self.ID)},
 		},
 		Writes: []cluster.Write{cluster.Put(cluster.KeyLeader, next)},
 	})

@@ -26,8 +26,10 @@ func TestStatusShowsWhereThingsAre(t *testing.T) {
 	status, err := b.api.Status(t.Context())
 	must(t, err)
 	n1, _ := status.Member("n1")
-	want := NodeStatus{Name: "n1", State: "member", Boot: "boot-n1", Hosts: []cluster.HostName{"h1"}, Guest: "4f7c0c1e-9d2b-4a57-8f0e-3b1f2a6c7d10",
-		Voter: true, Address: "192.0.2.1", Services: []cluster.ServiceName{"web"}, Why: []string{}}
+	want := NodeStatus{
+		Name: "n1", State: "member", Boot: "boot-n1", Hosts: []cluster.HostName{"h1"}, Guest: "4f7c0c1e-9d2b-4a57-8f0e-3b1f2a6c7d10",
+		Voter: true, Address: "192.0.2.1", Services: []cluster.ServiceName{"web"}, Why: []string{},
+	}
 	if diff := cmp.Diff(want, n1); diff != "" {
 		t.Error(diff)
 	}
@@ -66,24 +68,39 @@ func TestQuorumRisks(t *testing.T) {
 		nodes []NodeStatus
 		want  []string
 	}{
-		{"three voters on three hosts survive any loss",
-			[]NodeStatus{node("a", "member", "h1", true), node("b", "member", "h2", true), node("c", "member", "h3", true)}, nil},
-		{"two of three on one host do not",
+		{
+			"three voters on three hosts survive any loss",
+			[]NodeStatus{node("a", "member", "h1", true), node("b", "member", "h2", true), node("c", "member", "h3", true)},
+			nil,
+		},
+		{
+			"two of three on one host do not",
 			[]NodeStatus{node("a", "member", "h1", true), node("b", "member", "h1", true), node("c", "member", "h3", true)},
-			[]string{"quorum would not survive the loss of host h1 (voters there: a, b): 1 of 3 voters would be left, 2 are needed"}},
-		{"with one voter away, each of the others is one too many",
+			[]string{"quorum would not survive the loss of host h1 (voters there: a, b): 1 of 3 voters would be left, 2 are needed"},
+		},
+		{
+			"with one voter away, each of the others is one too many",
 			[]NodeStatus{node("a", "member", "h1", true), node("b", "lost", "h2", true), node("c", "member", "", true)},
 			[]string{
 				"quorum would not survive the loss of host h1 (voters there: a): 1 of 3 voters would be left, 2 are needed",
 				"quorum would not survive the loss of node c (voters there: c): 1 of 3 voters would be left, 2 are needed",
-			}},
-		{"a node that does not vote does not count",
-			[]NodeStatus{node("a", "member", "h1", true), node("b", "member", "h2", true), node("c", "member", "h3", true), node("d", "member", "h1", false)}, nil},
-		{"two voters are always at risk",
+			},
+		},
+		{
+			"a node that does not vote does not count",
+			[]NodeStatus{node("a", "member", "h1", true), node("b", "member", "h2", true), node("c", "member", "h3", true), node("d", "member", "h1", false)},
+			nil,
+		},
+		{
+			"two voters are always at risk",
 			[]NodeStatus{node("a", "member", "h1", true), node("b", "member", "h2", true)},
-			[]string{"the store has 2 voters, so the loss of one costs quorum: join nodes until there are three"}},
-		{"what is lost already is not warned of",
-			[]NodeStatus{node("a", "member", "h1", true), node("b", "lost", "h2", true), node("c", "ended", "h3", true)}, nil},
+			[]string{"the store has 2 voters, so the loss of one costs quorum: join nodes until there are three"},
+		},
+		{
+			"what is lost already is not warned of",
+			[]NodeStatus{node("a", "member", "h1", true), node("b", "lost", "h2", true), node("c", "ended", "h3", true)},
+			nil,
+		},
 	} {
 		if diff := cmp.Diff(c.want, quorumRisks(c.nodes)); diff != "" {
 			t.Errorf("%s:\n%s", c.rule, diff)
@@ -374,8 +391,10 @@ func TestExplain(t *testing.T) {
 	must(t, err)
 	e.Events[0].Time, e.Events[0].Revision = time.Time{}, 0
 	want := Explanation{
-		ServiceStatus: ServiceStatus{Name: "web", State: "running", Node: "n1", Generation: 3,
-			Why: []string{"on n1, generation 3: nobody owns it", "asked to move to n2, but that is on standby"}},
+		ServiceStatus: ServiceStatus{
+			Name: "web", State: "running", Node: "n1", Generation: 3,
+			Why: []string{"on n1, generation 3: nobody owns it", "asked to move to n2, but that is on standby"},
+		},
 		Boot: "boot-n1", Hosts: []cluster.HostName{"h1"}, Wish: "to move to n2, by ann",
 		Nodes:  []Candidate{{Name: "n1"}, {Name: "n2", Bar: "is on standby: run `ringfence node unstandby n2` first"}},
 		Events: []Event{{Kind: "wish", Subject: "web", Node: "n2", Text: "web is wished to move to n2, by ann"}},

@@ -124,8 +124,10 @@ func (b *bench) fill() {
 	for i, name := range []cluster.NodeName{"n1", "n2", "n3"} {
 		host := cluster.HostName(fmt.Sprintf("h%d", i+1))
 		b.put(cluster.KeyNode(name), cluster.Node{Name: name, Address: fmt.Sprintf("192.0.2.%d", i+1), BeatPort: 1, PeerPort: 2, JoinPort: 3, Member: uint64(i + 1)})
-		b.put(cluster.KeyBoot(bootOf(name)), cluster.Boot{ID: bootOf(name), Node: name, Phase: cluster.PhaseMember,
-			Places: []cluster.HostName{host}, Life: cluster.NewLifeID("hb", i+1, 1), Guest: "4f7c0c1e-9d2b-4a57-8f0e-3b1f2a6c7d10"})
+		b.put(cluster.KeyBoot(bootOf(name)), cluster.Boot{
+			ID: bootOf(name), Node: name, Phase: cluster.PhaseMember,
+			Places: []cluster.HostName{host}, Life: cluster.NewLifeID("hb", i+1, 1), Guest: "4f7c0c1e-9d2b-4a57-8f0e-3b1f2a6c7d10",
+		})
 		b.put(cluster.KeyProbe(name), cluster.Probe{Node: name, Boot: bootOf(name), Config: 1 << 40})
 	}
 	b.own("web", "n1", 3)
@@ -133,12 +135,18 @@ func (b *bench) fill() {
 
 func testConfig() cluster.Config {
 	service := func(name cluster.ServiceName) cluster.ServiceConfig {
-		return cluster.ServiceConfig{Name: name, Nodes: []cluster.NodeName{"n1", "n2"}, Restarts: 3, RestartWindow: time.Minute, FailureExpiry: time.Minute,
-			Resources: []cluster.Resource{{Name: "main", Agent: "exec", Params: map[string]string{"command": "sleep 1"}, StartTimeout: time.Second,
-				StopTimeout: time.Second, MonitorTimeout: time.Second, MonitorInterval: time.Second}}}
+		return cluster.ServiceConfig{
+			Name: name, Nodes: []cluster.NodeName{"n1", "n2"}, Restarts: 3, RestartWindow: time.Minute, FailureExpiry: time.Minute,
+			Resources: []cluster.Resource{{
+				Name: "main", Agent: "exec", Params: map[string]string{"command": "sleep 1"}, StartTimeout: time.Second,
+				StopTimeout: time.Second, MonitorTimeout: time.Second, MonitorInterval: time.Second,
+			}},
+		}
 	}
-	return cluster.Config{Name: "demo", Nodes: []cluster.NodeConfig{{Name: "n1"}, {Name: "n2"}, {Name: "n3"}},
-		Services: []cluster.ServiceConfig{service("db"), service("web")}}
+	return cluster.Config{
+		Name: "demo", Nodes: []cluster.NodeConfig{{Name: "n1"}, {Name: "n2"}, {Name: "n3"}},
+		Services: []cluster.ServiceConfig{service("db"), service("web")},
+	}
 }
 
 // own makes a node the owner of a running service.

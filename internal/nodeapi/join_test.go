@@ -113,8 +113,10 @@ func (d *door) token() pki.Token {
 }
 
 func (d *door) options(token pki.Token, node cluster.NodeName, address string) JoinOptions {
-	return JoinOptions{Token: token, Member: d.address, Node: node, Address: address,
-		BeatPort: 7401, PeerPort: 7402, JoinPort: 7403, Data: filepath.Join(d.t.TempDir(), string(node))}
+	return JoinOptions{
+		Token: token, Member: d.address, Node: node, Address: address,
+		BeatPort: 7401, PeerPort: 7402, JoinPort: 7403, Data: filepath.Join(d.t.TempDir(), string(node)),
+	}
 }
 
 func TestJoinGivesAllThatANodeNeeds(t *testing.T) {
@@ -122,9 +124,11 @@ func TestJoinGivesAllThatANodeNeeds(t *testing.T) {
 	o := d.options(d.token(), "n4", "127.0.0.9")
 	id, err := Join(t.Context(), o)
 	must(t, err)
-	want := pki.Identity{Cluster: d.id.Cluster, Name: "demo", Incarnation: 1, Node: "n4", Address: "127.0.0.9",
+	want := pki.Identity{
+		Cluster: d.id.Cluster, Name: "demo", Incarnation: 1, Node: "n4", Address: "127.0.0.9",
 		BeatPort: 7401, PeerPort: 7402, JoinPort: 7403,
-		InitialCluster: map[string]string{"n1": "https://127.0.0.1:2", "n4": "https://127.0.0.9:7402"}}
+		InitialCluster: map[string]string{"n1": "https://127.0.0.1:2", "n4": "https://127.0.0.9:7402"},
+	}
 	if diff := cmp.Diff(want, id); diff != "" {
 		t.Error(diff)
 	}

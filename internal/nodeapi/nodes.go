@@ -86,8 +86,10 @@ func (s *Server) postLeave(w http.ResponseWriter, r *http.Request) (any, error) 
 	}
 	s.Leave()
 	s.log.Info("leave asked for", "by", order.By, "force", order.Force)
-	return Done{Revision: state.Rev, Changed: true,
-		Message: fmt.Sprintf("%s stops what it runs, verifies it, hands it over and leaves; its daemon ends then", s.Self)}, nil
+	return Done{
+		Revision: state.Rev, Changed: true,
+		Message: fmt.Sprintf("%s stops what it runs, verifies it, hands it over and leaves; its daemon ends then", s.Self),
+	}, nil
 }
 
 func (s *Server) mayLeave(state *cluster.State) error {

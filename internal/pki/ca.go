@@ -203,8 +203,10 @@ func newTemplate(subject pkix.Name, from, to time.Time) (*x509.Certificate, erro
 	if err != nil {
 		return nil, err
 	}
-	return &x509.Certificate{SerialNumber: serial.Add(serial, big.NewInt(1)), Subject: subject,
-		NotBefore: from, NotAfter: to, BasicConstraintsValid: true}, nil
+	return &x509.Certificate{
+		SerialNumber: serial.Add(serial, big.NewInt(1)), Subject: subject,
+		NotBefore: from, NotAfter: to, BasicConstraintsValid: true,
+	}, nil
 }
 
 func certPEM(raw []byte) []byte {

@@ -16,9 +16,11 @@ import (
 )
 
 func testIdentity() Identity {
-	return Identity{Cluster: testCluster, Name: "demo", Incarnation: 1, Node: "n1", Address: "10.0.0.1",
+	return Identity{
+		Cluster: testCluster, Name: "demo", Incarnation: 1, Node: "n1", Address: "10.0.0.1",
 		BeatPort: 7000, PeerPort: 7001, JoinPort: 7002,
-		InitialCluster: map[string]string{"n1": "https://10.0.0.1:7001"}}
+		InitialCluster: map[string]string{"n1": "https://10.0.0.1:7001"},
+	}
 }
 
 // testDir makes a data directory that is right.
@@ -27,8 +29,10 @@ func testDir(t *testing.T) (Dir, Contents) {
 	now := time.Now()
 	ca := must(CreateCA(testCluster, "demo", now))
 	cert, key := issue(t, ca, "n1", now, "127.0.0.1")
-	c := Contents{Identity: testIdentity(), CACert: ca.CertPEM, CAKey: ca.KeyPEM, NodeCert: cert, NodeKey: key,
-		BeatKey: must(NewBeatKey(rand.Reader))}
+	c := Contents{
+		Identity: testIdentity(), CACert: ca.CertPEM, CAKey: ca.KeyPEM, NodeCert: cert, NodeKey: key,
+		BeatKey: must(NewBeatKey(rand.Reader)),
+	}
 	return must(CreateDir(filepath.Join(t.TempDir(), "a", "data"), c)), c
 }
 

@@ -38,8 +38,10 @@ func NewToken(random io.Reader, authority Fingerprint) (Token, error) {
 	if _, err := io.ReadFull(random, drawn[:]); err != nil {
 		return Token{}, fmt.Errorf("draw a join token: %w", err)
 	}
-	return Token{ID: hex.EncodeToString(drawn[:tokenIDBytes]),
-		Secret: hex.EncodeToString(drawn[tokenIDBytes:]), Authority: authority}, nil
+	return Token{
+		ID:     hex.EncodeToString(drawn[:tokenIDBytes]),
+		Secret: hex.EncodeToString(drawn[tokenIDBytes:]), Authority: authority,
+	}, nil
 }
 
 // ParseToken reads what Text wrote; white space around it is passed over. Its

@@ -10,7 +10,6 @@ package plan
 
 import (
 	"cmp"
-	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -154,10 +153,3 @@ func guardOf(key string, rev cluster.Revision) cluster.Guard {
 
 // absent compares that a record does not exist.
 func absent(key string) cluster.Guard { return cluster.Guard{Key: key} }
-
-func plural(n int, noun string) string {
-	if n == 1 {
-		return fmt.Sprintf("1 %s", noun)
-	}
-	return fmt.Sprintf("%d %ss", n, noun)
-}

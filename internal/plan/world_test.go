@@ -148,7 +148,9 @@ func (w *world) checkStates(result Result) {
 		seen[s.Name] = s.State
 	}
 	for name := range w.services {
-		seen[name] = seen[name] // a service that is not reported is unknown again
+		if _, reported := seen[name]; !reported {
+			seen[name] = cluster.ServiceUnknown
+		}
 	}
 	for name, is := range seen {
 		if was := w.services[name]; was != is && !slices.Contains(cluster.ServiceTransitions()[was], is) {

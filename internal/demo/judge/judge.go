@@ -50,8 +50,8 @@ type Verdict struct {
 	// Recovered: after the fault another process of the service answered, and
 	// the service still answered at the end.
 	Recovered bool
-	// Before answered last before the fault, After was the last to answer; zero
-	// if there was none.
+	// Before answered the last question from before the fault, After the last
+	// of all; zero if there was none.
 	Before, After trace.Identity
 	Overlaps      []Overlap
 }
@@ -64,7 +64,7 @@ func Judge(r Record, w Window) Verdict {
 		switch {
 		case a.From == nil || a.Done > w.End:
 			continue
-		case a.Done <= w.Fault:
+		case a.Sent <= w.Fault:
 			v.Before = *a.From
 		default:
 			v.After = *a.From
@@ -91,10 +91,9 @@ func (w Window) gap(times []time.Duration) time.Duration {
 	}
 	var longest time.Duration
 	for _, t := range times {
-		if t <= w.Fault || t <= last {
-			continue
+		if t > last {
+			longest, last = max(longest, t-last), t
 		}
-		longest, last = max(longest, t-last), t
 	}
 	return max(longest, w.End-last)
 }

@@ -64,6 +64,13 @@ func TestCleanTakeover(t *testing.T) {
 	}
 }
 
+func TestJournalGapEndsWithTheWindow(t *testing.T) {
+	r := Record{Journal: slices.Concat(lines(first, 0, 100*ms), lines(second, 3000*ms, 4000*ms))}
+	if got := Judge(r, Window{Fault: 110 * ms, End: 2100 * ms}).JournalGap; got != 2000*ms {
+		t.Errorf("gap %v, want 2s", got)
+	}
+}
+
 func TestGap(t *testing.T) {
 	for name, c := range map[string]struct {
 		answers   []trace.Answer
@@ -91,6 +98,12 @@ func TestGap(t *testing.T) {
 		},
 		"a service that was restarted in place did": {
 			slices.Concat(answers(first, 0, 100*ms), answers(again, 200*ms, 1000*ms)), Window{Fault: 110 * ms, End: 1001 * ms}, 100 * ms, true,
+		},
+		"who was asked before the fault did not recover from it": {
+			[]trace.Answer{{Sent: 90 * ms, Done: 120 * ms, From: &first}}, Window{Fault: 100 * ms, End: 200 * ms}, 80 * ms, false,
+		},
+		"what comes after the end does not count": {
+			slices.Concat(answers(first, 0, 100*ms), answers(second, 3000*ms, 4000*ms)), Window{Fault: 110 * ms, End: 2101 * ms}, 2000 * ms, false,
 		},
 		"earlier gaps are not this fault's": {
 			slices.Concat(answers(first, 0, 100*ms), answers(first, 900*ms, 1000*ms), answers(second, 1100*ms, 2000*ms)),
@@ -129,6 +142,18 @@ func TestOverlaps(t *testing.T) {
 		"generations go back": {func(r *Record) {
 			r.Journal = append(r.Journal, lines(old, 3010*ms, 3100*ms)...)
 		}, []Rule{Generations}},
+		"a generation that was passed over comes late": {func(r *Record) {
+			for i := range r.Journal {
+				r.Journal[i].Generation *= 3
+			}
+			late := old
+			late.Generation = 5
+			r.Journal = append(r.Journal, lines(late, 3010*ms, 3100*ms)...)
+			r.Answers = nil
+		}, []Rule{Generations}},
+		"two processes of one generation answer in turns": {func(r *Record) {
+			*r = Record{Answers: slices.Concat(answers(first, 0, 100*ms), answers(again, 200*ms, 300*ms), answers(first, 400*ms, 500*ms))}
+		}, []Rule{Answers}},
 		"two boots share a generation": {func(r *Record) {
 			r.Journal = slices.Concat(lines(first, 0, 1000*ms), lines(other, 1300*ms, 3000*ms))
 			r.Answers, r.Claims = nil, nil

@@ -125,7 +125,7 @@ func byAnswers(answers []trace.Answer, tenures []*tenure) (found []Overlap) {
 				continue
 			}
 			for j, later := range begins {
-				if follows(begins, j, i) && a.Sent > later.at && a.Sent-later.at > b.amount {
+				if follows(begins, j, i) && a.Sent-later.at > b.amount {
 					b.amount, b.later = a.Sent-later.at, later.Identity
 				}
 			}

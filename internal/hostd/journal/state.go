@@ -109,8 +109,10 @@ type Entry struct {
 
 func (e Entry) check() error {
 	n := 0
-	for _, set := range []bool{e.Format != 0, e.HostBoot != "", e.Life != nil, e.Certificate != nil,
-		e.Ack != nil, e.Leadership != nil, e.Claim != nil, e.Decision != nil, e.LastSeq != 0} {
+	for _, set := range []bool{
+		e.Format != 0, e.HostBoot != "", e.Life != nil, e.Certificate != nil,
+		e.Ack != nil, e.Leadership != nil, e.Claim != nil, e.Decision != nil, e.LastSeq != 0,
+	} {
 		if set {
 			n++
 		}

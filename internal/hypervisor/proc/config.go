@@ -117,8 +117,10 @@ func (c Config) Validate() error {
 }
 
 func (g Guest) validate() error {
-	faults := []error{cluster.CheckGuestID(g.ID), cluster.CheckName(g.Name),
-		checkPath("console", g.Console), checkPath("channel_dir", g.ChannelDir)}
+	faults := []error{
+		cluster.CheckGuestID(g.ID), cluster.CheckName(g.Name),
+		checkPath("console", g.Console), checkPath("channel_dir", g.ChannelDir),
+	}
 	if len(g.Command) == 0 {
 		faults = append(faults, errors.New("command: want at least one word"))
 	}

@@ -76,8 +76,10 @@ func New(o Options) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Agent{runDir: o.RunDir, reaper: o.Reaper, machineRun: machineRun,
-		log: o.Logger.With("component", "exec"), running: map[string]*run{}}
+	a := &Agent{
+		runDir: o.RunDir, reaper: o.Reaper, machineRun: machineRun,
+		log: o.Logger.With("component", "exec"), running: map[string]*run{},
+	}
 	if err := a.chooseTree(o); err != nil {
 		return nil, err
 	}

@@ -231,8 +231,10 @@ func TestEnvironmentAndDirectory(t *testing.T) {
 	inModes(t, func(t *testing.T, mode string) {
 		t.Setenv("OF_THE_DAEMON", "1")
 		a, dir := newAgent(t, t.TempDir(), mode), t.TempDir()
-		call := callOf(map[string]string{"command": "env | grep -v ^PWD= | sort >env; pwd >>env", "shell": "true",
-			"dir": dir, "env.B": "b  b", "env.A": "a"})
+		call := callOf(map[string]string{
+			"command": "env | grep -v ^PWD= | sort >env; pwd >>env", "shell": "true",
+			"dir": dir, "env.B": "b  b", "env.A": "a",
+		})
 		mustStart(t, a, call)
 		if err := a.Watch(t.Context(), call); err == nil || !strings.Contains(err.Error(), "exit status 0") {
 			t.Fatalf("watch = %v, want the exit status", err)

@@ -86,8 +86,10 @@ func block() int {
 var modes = []string{"cgroup", "reaper"}
 
 func options(runDir, mode string, log *slog.Logger) Options {
-	return Options{RunDir: runDir, Logger: log, NoCgroup: mode == "reaper",
-		Reaper: []string{"/proc/self/exe", verbReaper}}
+	return Options{
+		RunDir: runDir, Logger: log, NoCgroup: mode == "reaper",
+		Reaper: []string{"/proc/self/exe", verbReaper},
+	}
 }
 
 // inModes runs a case with both kinds of trees.
@@ -133,7 +135,8 @@ func newAgent(t *testing.T, runDir, mode string) *Agent {
 // callOf makes a call with short but sufficient times.
 func callOf(params map[string]string) resource.Call {
 	return resource.Call{Service: "web", Node: "n1", Generation: 7, Resource: cluster.Resource{
-		Name: "app", Agent: "exec", Params: params, StopTimeout: time.Minute}}
+		Name: "app", Agent: "exec", Params: params, StopTimeout: time.Minute,
+	}}
 }
 
 func shellCall(command string) resource.Call {

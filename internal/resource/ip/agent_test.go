@@ -64,7 +64,8 @@ func newAgent(t *testing.T) *Agent {
 
 func callFor(address string) resource.Call {
 	return resource.Call{Service: "web", Node: "n1", Generation: 1, Resource: cluster.Resource{
-		Name: "vip", Agent: "ip", Params: map[string]string{"address": address, "interface": "nic0"}}}
+		Name: "vip", Agent: "ip", Params: map[string]string{"address": address, "interface": "nic0"},
+	}}
 }
 
 const (

@@ -119,8 +119,10 @@ func add(p params) error {
 	if link.Attrs().RawFlags&unix.IFF_UP == 0 {
 		return fmt.Errorf("interface %s is administratively down; bring it up first, e.g. `ip link set %s up`", p.link, p.link)
 	}
-	addr := &netlink.Addr{IPNet: &net.IPNet{IP: p.prefix.Addr().AsSlice(),
-		Mask: net.CIDRMask(p.prefix.Bits(), p.prefix.Addr().BitLen())}}
+	addr := &netlink.Addr{IPNet: &net.IPNet{
+		IP:   p.prefix.Addr().AsSlice(),
+		Mask: net.CIDRMask(p.prefix.Bits(), p.prefix.Addr().BitLen()),
+	}}
 	if p.prefix.Addr().Is6() {
 		addr.Flags = unix.IFA_F_NODAD
 	}

@@ -63,8 +63,10 @@ func New(o Options) (*Agent, error) {
 	if err := os.MkdirAll(o.RunDir, 0o700); err != nil {
 		return nil, fmt.Errorf("make run directory of the ocf agent: %w", err)
 	}
-	return &Agent{root: o.Root, runDir: o.RunDir, tempDir: o.TempDir,
-		log: o.Logger.With("component", "ocf"), cache: map[string]cached{}}, nil
+	return &Agent{
+		root: o.Root, runDir: o.RunDir, tempDir: o.TempDir,
+		log: o.Logger.With("component", "ocf"), cache: map[string]cached{},
+	}, nil
 }
 
 // Check implements resource.Agent. It runs the agent's meta-data action, for up

@@ -79,11 +79,21 @@ func TestExitCodesOfMonitor(t *testing.T) {
 		probe, recurring resource.Status
 		class            Class
 	}{
-		{0, active, active, ""}, {1, failed, failed, ClassSoft}, {2, unknown, unknown, ClassHard},
-		{3, unknown, unknown, ClassHard}, {4, unknown, unknown, ClassHard}, {5, inactive, unknown, ClassHard},
-		{6, unknown, unknown, ClassFatal}, {7, inactive, inactive, ""}, {8, active, active, ""},
-		{9, failed, failed, ClassSoft}, {10, unknown, unknown, ClassSoft}, {127, unknown, unknown, ClassSoft},
-		{190, active, active, ""}, {191, active, active, ""}, {255, unknown, unknown, ClassSoft},
+		{0, active, active, ""},
+		{1, failed, failed, ClassSoft},
+		{2, unknown, unknown, ClassHard},
+		{3, unknown, unknown, ClassHard},
+		{4, unknown, unknown, ClassHard},
+		{5, inactive, unknown, ClassHard},
+		{6, unknown, unknown, ClassFatal},
+		{7, inactive, inactive, ""},
+		{8, active, active, ""},
+		{9, failed, failed, ClassSoft},
+		{10, unknown, unknown, ClassSoft},
+		{127, unknown, unknown, ClassSoft},
+		{190, active, active, ""},
+		{191, active, active, ""},
+		{255, unknown, unknown, ClassSoft},
 	}
 	for _, c := range cases {
 		t.Run(strconv.Itoa(c.code), func(t *testing.T) {
@@ -113,8 +123,10 @@ func TestExitCodesOfMonitor(t *testing.T) {
 }
 
 func TestExitCodesOfStartAndStop(t *testing.T) {
-	cases := map[int]Class{1: ClassSoft, 2: ClassHard, 3: ClassHard, 4: ClassHard, 5: ClassHard, 6: ClassFatal,
-		7: ClassSoft, 8: ClassSoft, 9: ClassSoft, 77: ClassSoft}
+	cases := map[int]Class{
+		1: ClassSoft, 2: ClassHard, 3: ClassHard, 4: ClassHard, 5: ClassHard, 6: ClassFatal,
+		7: ClassSoft, 8: ClassSoft, 9: ClassSoft, 77: ClassSoft,
+	}
 	for code, class := range cases {
 		t.Run(strconv.Itoa(code), func(t *testing.T) {
 			a := newAgent(t, testRoot(t, scripted))
@@ -384,9 +396,11 @@ func TestAgentThatIsNotInstalled(t *testing.T) {
 }
 
 func TestAgentNames(t *testing.T) {
-	for _, bad := range []string{"", "ocf", "ocf:heartbeat", "ocf::x", "ocf:heartbeat:", "lsb:a:b", "ocf:a:b:c",
+	for _, bad := range []string{
+		"", "ocf", "ocf:heartbeat", "ocf::x", "ocf:heartbeat:", "lsb:a:b", "ocf:a:b:c",
 		"ocf:heartbeat:.ocf-shellfuncs", "ocf:..:x", "ocf:heartbeat:..", "ocf:a/b:c", "ocf:a:b/c", "ocf:a:b c", "ocf:a:b\x00",
-		"ocf:a:" + strings.Repeat("x", 64)} {
+		"ocf:a:" + strings.Repeat("x", 64),
+	} {
 		if name, err := parseName(bad); err == nil || !strings.Contains(err.Error(), "ocf:<provider>:<type>") {
 			t.Errorf("%q gave %v, %v", bad, name, err)
 		}

@@ -84,29 +84,35 @@ func needDebian(t *testing.T, c debianCase) {
 
 func dummy(dir string) debianCase {
 	state := filepath.Join(dir, "dummy")
-	return debianCase{agent: "Dummy", needs: "/", params: map[string]string{"state": state},
+	return debianCase{
+		agent: "Dummy", needs: "/", params: map[string]string{"state": state},
 		active: func() bool { _, err := os.Stat(state); return err == nil },
-		kill:   func(t *testing.T) { must(t, os.Remove(state)) }}
+		kill:   func(t *testing.T) { must(t, os.Remove(state)) },
+	}
 }
 
 func address() debianCase {
-	return debianCase{agent: "IPaddr2", needs: "/", params: map[string]string{"ip": "192.0.2.20", "cidr_netmask": "24", "nic": "nic0"},
+	return debianCase{
+		agent: "IPaddr2", needs: "/", params: map[string]string{"ip": "192.0.2.20", "cidr_netmask": "24", "nic": "nic0"},
 		active: func() bool {
 			out, err := exec.Command("ip", "-o", "addr", "show", "dev", "nic0").Output()
 			return err == nil && strings.Contains(string(out), " 192.0.2.20/24 ")
 		},
-		kill: func(t *testing.T) { must(t, exec.Command("ip", "addr", "del", "192.0.2.20/24", "dev", "nic0").Run()) }}
+		kill: func(t *testing.T) { must(t, exec.Command("ip", "addr", "del", "192.0.2.20/24", "dev", "nic0").Run()) },
+	}
 }
 
 func filesystem(t *testing.T, dir string) debianCase {
 	point := filepath.Join(dir, "mount")
 	must(t, os.Mkdir(point, 0o755))
-	return debianCase{agent: "Filesystem", needs: "/usr/sbin/modprobe", params: map[string]string{"device": "tmpfs", "fstype": "tmpfs", "directory": point},
+	return debianCase{
+		agent: "Filesystem", needs: "/usr/sbin/modprobe", params: map[string]string{"device": "tmpfs", "fstype": "tmpfs", "directory": point},
 		active: func() bool {
 			mounts, err := os.ReadFile("/proc/self/mountinfo")
 			return err == nil && strings.Contains(string(mounts), " "+point+" ")
 		},
-		kill: func(t *testing.T) { must(t, unix.Unmount(point, 0)) }}
+		kill: func(t *testing.T) { must(t, unix.Unmount(point, 0)) },
+	}
 }
 
 // nginx listens on a port of the test's own network namespace.
@@ -115,7 +121,8 @@ func nginx(t *testing.T, dir string) debianCase {
 	text := fmt.Sprintf("pid %s;\nerror_log %s/error.log;\nworker_processes 1;\nevents {}\n"+
 		"http { access_log off; server { listen 127.0.0.1:8080; return 200 ok; } }\n", pidFile, dir)
 	must(t, os.WriteFile(config, []byte(text), 0o644))
-	return debianCase{agent: "nginx", needs: "/usr/sbin/nginx", params: map[string]string{"configfile": config},
+	return debianCase{
+		agent: "nginx", needs: "/usr/sbin/nginx", params: map[string]string{"configfile": config},
 		active: func() bool { return processAlive(pidFile) },
 		kill: func(t *testing.T) {
 			pid := readPID(pidFile)
@@ -124,7 +131,8 @@ func nginx(t *testing.T, dir string) debianCase {
 			must(t, unix.Kill(-group, unix.SIGKILL)) // master and workers
 			for processAlive(pidFile) {
 			}
-		}}
+		},
+	}
 }
 
 func readPID(path string) int {

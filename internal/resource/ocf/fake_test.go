@@ -65,8 +65,10 @@ func testRoot(t *testing.T, text string) string {
 
 func newAgent(t *testing.T, root string) *Agent {
 	t.Helper()
-	a, err := New(Options{RunDir: t.TempDir(), Root: root, TempDir: filepath.Join(t.TempDir(), "rsctmp"),
-		Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	a, err := New(Options{
+		RunDir: t.TempDir(), Root: root, TempDir: filepath.Join(t.TempDir(), "rsctmp"),
+		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +77,8 @@ func newAgent(t *testing.T, root string) *Agent {
 
 func callOf(agent string, params map[string]string) resource.Call {
 	return resource.Call{Service: "web", Node: "n1", Generation: 7, Resource: cluster.Resource{
-		Name: "app", Agent: agent, Params: params, MonitorInterval: 10 * time.Second}}
+		Name: "app", Agent: agent, Params: params, MonitorInterval: 10 * time.Second,
+	}}
 }
 
 // fakeCall is a call for ocf:test:fake with its state in a new directory.

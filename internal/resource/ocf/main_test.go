@@ -55,7 +55,8 @@ func furnish() error {
 	for _, args := range [][]string{
 		{"link", "set", "lo", "up"},
 		{"link", "add", "nic0", "type", "veth", "peer", "name", "peer0"},
-		{"link", "set", "nic0", "up"}, {"link", "set", "peer0", "up"},
+		{"link", "set", "nic0", "up"},
+		{"link", "set", "peer0", "up"},
 	} {
 		if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
 			return fmt.Errorf("ip %v: %w: %s", args, err, out)

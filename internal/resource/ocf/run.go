@@ -62,8 +62,10 @@ func runAfter(ctx context.Context, begins func(proctree.Ident) error, path, acti
 		stdout.abandon()
 		return result{}, err
 	}
-	cmd := &osexec.Cmd{Path: path, Args: []string{path, action}, Env: env, Dir: "/",
-		Stdout: stdout.write, Stderr: stderr.write, SysProcAttr: &syscall.SysProcAttr{Setpgid: true}}
+	cmd := &osexec.Cmd{
+		Path: path, Args: []string{path, action}, Env: env, Dir: "/",
+		Stdout: stdout.write, Stderr: stderr.write, SysProcAttr: &syscall.SysProcAttr{Setpgid: true},
+	}
 	open := func() error { return nil }
 	if begins != nil {
 		cmd.Path, cmd.Args = "/bin/sh", []string{"/bin/sh", "-c", gate, "sh", path, action}

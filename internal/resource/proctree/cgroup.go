@@ -35,7 +35,7 @@ func OwnCgroup() (string, error) {
 func ownCgroup(mounts, own []byte) (string, error) {
 	path, ok := unifiedPath(own)
 	if !ok {
-		return "", fmt.Errorf("%w: /proc/self/cgroup has no line that begins with 0::", ErrNoCgroup)
+		return "", fmt.Errorf("%w: /proc/self/cgroup has no line for the v2 hierarchy (0::…)", ErrNoCgroup)
 	}
 	for line := range strings.Lines(string(mounts)) {
 		root, point, ok := cgroupMount(line)

@@ -69,7 +69,8 @@ func reap(args []string, begin io.Reader, news *json.Encoder) error {
 		return fmt.Errorf("told not to begin: %w", errors.Join(err, writeProof(args[0], self.Ident)))
 	}
 	pid, err := syscall.ForkExec(args[1], args[1:], &syscall.ProcAttr{
-		Env: os.Environ(), Files: []uintptr{0, 1, 2}, Sys: &syscall.SysProcAttr{Setsid: true}})
+		Env: os.Environ(), Files: []uintptr{0, 1, 2}, Sys: &syscall.SysProcAttr{Setsid: true},
+	})
 	if err != nil {
 		return fmt.Errorf("execute %s: %w", args[1], errors.Join(err, writeProof(args[0], self.Ident)))
 	}

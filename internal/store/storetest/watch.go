@@ -159,7 +159,7 @@ func watchReplica(f *fixture) {
 	var last cluster.Revision
 	for i := range 40 {
 		// A fixed pattern that overwrites, deletes and recreates.
-		last = f.write(f.put(strconv.Itoa(i*7%13), strconv.Itoa(i)), f.remove(strconv.Itoa((i*5+1)%13+13)), f.remove("x"+strconv.Itoa(i%3)))
+		f.write(f.put(strconv.Itoa(i*7%13), strconv.Itoa(i)), f.remove(strconv.Itoa((i*5+1)%13+13)), f.remove("x"+strconv.Itoa(i%3)))
 		last = f.write(f.remove(strconv.Itoa(i*3%13)), f.put("x"+strconv.Itoa(i%2), "1"))
 	}
 	for at := rev; at < last; {

@@ -161,8 +161,10 @@ func authenticate(data []byte, key *Key, id cluster.ClusterID) error {
 // parseBody reads an authentic beat; signed is everything before the MAC.
 func parseBody(signed []byte) (Beat, error) {
 	number := func(at int) uint64 { return binary.BigEndian.Uint64(signed[at:]) }
-	b := Beat{Session: number(12), Counter: number(20), Tick: number(28),
-		Revision: cluster.Revision(number(36)), Nonce: number(44), Echo: number(52)}
+	b := Beat{
+		Session: number(12), Counter: number(20), Tick: number(28),
+		Revision: cluster.Revision(number(36)), Nonce: number(44), Echo: number(52),
+	}
 	if number(36) > math.MaxInt64 {
 		return Beat{}, fmt.Errorf("%w: revision is out of range", ErrBody)
 	}

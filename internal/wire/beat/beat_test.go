@@ -32,12 +32,16 @@ func testKey() *Key {
 func vectors() map[string]Beat {
 	return map[string]Beat{
 		"first": {Node: "n1", Boot: "0b7c9a52-3d64-4fd4-8a43-6a2f6b0e9d11", Session: 0x1122334455667788, Counter: 1, Nonce: 7},
-		"leader": {Node: "db-2.example", Boot: "boot", Session: 1, Counter: 4711, Tick: 99, Revision: 1234,
-			Quorum: true, Nonce: 0xa1a2a3a4a5a6a7a8, Echo: 0xb1b2b3b4b5b6b7b8},
+		"leader": {
+			Node: "db-2.example", Boot: "boot", Session: 1, Counter: 4711, Tick: 99, Revision: 1234,
+			Quorum: true, Nonce: 0xa1a2a3a4a5a6a7a8, Echo: 0xb1b2b3b4b5b6b7b8,
+		},
 		"shortest": {Node: "a", Boot: "b"},
-		"longest": {Node: cluster.NodeName(strings.Repeat("n", 63)), Boot: cluster.BootID(strings.Repeat("b", 64)),
+		"longest": {
+			Node: cluster.NodeName(strings.Repeat("n", 63)), Boot: cluster.BootID(strings.Repeat("b", 64)),
 			Session: math.MaxUint64, Counter: math.MaxUint64, Tick: math.MaxUint64, Revision: math.MaxInt64,
-			Quorum: true, Nonce: math.MaxUint64, Echo: math.MaxUint64},
+			Quorum: true, Nonce: math.MaxUint64, Echo: math.MaxUint64,
+		},
 	}
 }
 

@@ -53,8 +53,10 @@ func FuzzRoundTrip(f *testing.F) {
 		f.Add(string(b.Node), string(b.Boot), b.Session, b.Counter, b.Tick, int64(b.Revision), b.Quorum, b.Nonce, b.Echo)
 	}
 	f.Fuzz(func(t *testing.T, node, boot string, session, counter, tick uint64, rev int64, quorum bool, nonce, echo uint64) {
-		want := Beat{Node: cluster.NodeName(node), Boot: cluster.BootID(boot), Session: session, Counter: counter,
-			Tick: tick, Revision: cluster.Revision(rev), Quorum: quorum, Nonce: nonce, Echo: echo}
+		want := Beat{
+			Node: cluster.NodeName(node), Boot: cluster.BootID(boot), Session: session, Counter: counter,
+			Tick: tick, Revision: cluster.Revision(rev), Quorum: quorum, Nonce: nonce, Echo: echo,
+		}
 		data, err := Append(nil, testKey(), testCluster, want)
 		if err != nil {
 			return

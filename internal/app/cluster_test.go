@@ -111,7 +111,7 @@ func members(n int) func(nodeapi.Status) bool {
 	return func(s nodeapi.Status) bool {
 		found := 0
 		for _, node := range s.Nodes {
-			if node.State == string(cluster.NodeMember) {
+			if node.State == string(cluster.NodeMember) && node.Voter {
 				found++
 			}
 		}

@@ -243,7 +243,7 @@ func TestCommandLine(t *testing.T) {
 		"no node":               {"lab pause", 2, "ringfence: ringfence lab pause: name at least a node; there are n1, n2, n3\nhint: see `ringfence lab pause --help`\n"},
 		"no such host":          {"lab quiet n1", 2, "ringfence: ringfence lab quiet: \"n1\" is not in the lab; there are h1, h2, h3\nhint: see `ringfence lab quiet --help`\n"},
 		"nothing to run":        {"lab exec n1", 2, "ringfence: name a node or a host, and the command to run there\nhint: see `ringfence lab exec --help`\n"},
-		"no lab":                {"lab status", 1, "ringfence: Get \"http://lab/v1/status\": no lab is running there, in " + dir + "; start one with `RINGFENCE_LAB=" + dir + " ringfence lab up`\n"},
+		"no lab":                {"lab status", 1, "ringfence: no lab is running there, in " + dir + "; start one with `RINGFENCE_LAB=" + dir + " ringfence lab up`\n"},
 		"down without a lab":    {"lab down", 0, ""},
 		"runs of bench bounded": {"bench --runs 1001", 2, "ringfence: --runs 1001: want 1 to 1000\nhint: see `ringfence bench --help`\n"},
 	} {

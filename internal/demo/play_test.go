@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"ringfence/internal/demo/judge"
 )
 
 // nobody is an ordinary user.
@@ -77,6 +79,7 @@ func TestDemo(t *testing.T) {
 		}
 		playShipped(t, demoCommandOf(exe, filepath.Join(dir, "b"), true, "--json", "--scenario", "1,3"))
 	})
+	t.Run("a double run on purpose", func(t *testing.T) { doubleRun(t, exe, filepath.Join(dir, "d")) })
 	t.Run("interrupted", func(t *testing.T) { interrupt(t, demoCommandOf(exe, filepath.Join(dir, "c"), false)) })
 	left, err := os.ReadDir(dir)
 	if err != nil || len(left) != 1 {
@@ -109,8 +112,40 @@ func playShipped(t *testing.T, cmd *exec.Cmd) Report {
 	return r
 }
 
-// interrupt sends Ctrl-C when guests run already.
-func interrupt(t *testing.T, cmd *exec.Cmd) {
+// doubleRun starts the service's program a second time, in another guest, while
+// the demo plays: the demo must see it, say so and fail.
+func doubleRun(t *testing.T, exe, labDir string) {
+	cmd := demoCommandOf(exe, labDir, false, "--json", "--scenario", "4", "--runs", "3")
+	var stdout bytes.Buffer
+	cmd.Stdout = &stdout
+	second := exec.Command(exe, "lab", "exec", "n3", "--", "env", "RINGFENCE_NODE=n3", "RINGFENCE_BOOT=second", "RINGFENCE_GENERATION=1",
+		exe, "demo-app", "--journal", filepath.Join(labDir, "shared", "journal"), "--listen", "127.0.0.1:80")
+	second.Env = cmd.Env
+	said, err := follow(t, cmd, "now things go wrong", func() {
+		if err := second.Start(); err != nil {
+			t.Fatal(err)
+		}
+	})
+	_ = second.Wait() // it ends with the lab
+	var r Report
+	if jsonErr := json.Unmarshal(stdout.Bytes(), &r); jsonErr != nil {
+		t.Fatalf("%v in\n%s%s", jsonErr, &stdout, said)
+	}
+	rules := map[judge.Rule]bool{}
+	for _, o := range r.Overlaps {
+		rules[o.Rule] = true
+	}
+	if err == nil || r.OK || !rules[judge.FileOrder] || !rules[judge.TimeOrder] || !rules[judge.Generations] {
+		t.Errorf("the demo ended with %v, ok %v, overlaps %v\n%s", err, r.OK, r.Overlaps, said)
+	}
+	if !strings.Contains(said, "OVERLAP") {
+		t.Errorf("no word of an overlap in\n%s", said)
+	}
+}
+
+// follow runs a command to its end, and do when its standard error says a word.
+func follow(t *testing.T, cmd *exec.Cmd, word string, do func()) (said string, err error) {
+	t.Helper()
 	stderr, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -118,17 +153,24 @@ func interrupt(t *testing.T, cmd *exec.Cmd) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	var said strings.Builder
 	lines := bufio.NewScanner(stderr)
 	for lines.Scan() {
-		said.WriteString(lines.Text() + "\n")
-		if strings.Contains(lines.Text(), "joining n2") {
-			if err := cmd.Process.Signal(os.Interrupt); err != nil {
-				t.Fatal(err)
-			}
+		said += lines.Text() + "\n"
+		if strings.Contains(lines.Text(), word) {
+			do()
 		}
 	}
-	if err := cmd.Wait(); err == nil || !strings.Contains(said.String(), "interrupted; the lab is gone") {
-		t.Errorf("the demo ended with %v\n%s", err, &said)
+	return said, cmd.Wait()
+}
+
+// interrupt sends Ctrl-C when guests run already.
+func interrupt(t *testing.T, cmd *exec.Cmd) {
+	said, err := follow(t, cmd, "joining n2", func() {
+		if err := cmd.Process.Signal(os.Interrupt); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if err == nil || !strings.Contains(said, "interrupted; the lab is gone") {
+		t.Errorf("the demo ended with %v\n%s", err, said)
 	}
 }

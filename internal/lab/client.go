@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -196,6 +197,10 @@ func (l *Lab) call(ctx context.Context, method, path string, body, into any) err
 		return err
 	}
 	reply, err := l.http.Do(r)
+	var at *url.Error
+	if errors.As(err, &at) {
+		return at.Err // the URL means nothing to anybody
+	}
 	if err != nil {
 		return err
 	}

@@ -18,6 +18,11 @@ func (s *Server) warnings(state *cluster.State, status Status) []string {
 	if status.ConfigRevision == 0 {
 		out = append(out, "no configuration has been applied: run `ringfence config apply FILE`")
 	}
+	for _, n := range status.Nodes {
+		if n.State == string(cluster.NodeMember) && !n.Voter {
+			out = append(out, fmt.Sprintf("node %s has no vote in the store yet: it gets it once it has caught up", n.Name))
+		}
+	}
 	out = append(out, quorumRisks(status.Nodes)...)
 	for _, host := range status.Hosts {
 		if !host.Reachable {

@@ -50,6 +50,9 @@ type Deps struct {
 	Leave func()
 	// RaftLeader names the store's leader; ok is false while there is none.
 	RaftLeader func() (name string, isMe, ok bool)
+	// Votes says whether a node has its vote in the store: a node that joined
+	// gets it some seconds after its first start. nil: every node that ran has.
+	Votes func(cluster.NodeName) bool
 	// HostReachable says whether a host's event stream is up.
 	HostReachable func(cluster.HostName) bool
 	// GuestSeen returns the last word of a host whose stream is up on a guest.

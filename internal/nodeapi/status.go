@@ -33,7 +33,7 @@ func (s *Server) status(state *cluster.State) Status {
 	}
 	ran := booted(state)
 	for _, n := range result.Nodes {
-		out.Nodes = append(out.Nodes, nodeStatus(state, n, ran[n.Name]))
+		out.Nodes = append(out.Nodes, s.nodeStatus(state, n, ran[n.Name]))
 	}
 	for _, one := range result.Services {
 		out.Services = append(out.Services, serviceStatus(one))
@@ -45,13 +45,13 @@ func (s *Server) status(state *cluster.State) Status {
 
 // nodeStatus joins a plan's view of a node with its records. A voter that was
 // announced but never ran has no vote yet and does not count for quorum.
-func nodeStatus(state *cluster.State, n plan.NodeStatus, ran bool) NodeStatus {
+func (s *Server) nodeStatus(state *cluster.State, n plan.NodeStatus, ran bool) NodeStatus {
 	record := state.Nodes[n.Name]
 	_, standby := state.Standby[n.Name]
 	out := NodeStatus{
 		Name: n.Name, State: stateName(string(n.State), "absent"), Boot: n.Boot,
 		Hosts: list(n.Places), Guest: state.Boots[n.Boot].Value.Guest,
-		Voter: ran && record.Value.Member != 0, Standby: standby, Address: record.Value.Address,
+		Voter: ran && record.Value.Member != 0 && (s.Votes == nil || s.Votes(n.Name)), Standby: standby, Address: record.Value.Address,
 		Services: []cluster.ServiceName{}, Why: list(n.Why),
 	}
 	for _, name := range slices.Sorted(maps.Keys(state.Owners)) {

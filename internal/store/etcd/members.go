@@ -32,6 +32,12 @@ func (s *Server) Members(ctx context.Context) ([]Member, error) {
 	return s.members(), nil
 }
 
+// Votes reports whether a voter of that name has its vote, as far as this one
+// knows; one that has just joined has not.
+func (s *Server) Votes(name string) bool {
+	return slices.ContainsFunc(s.members(), func(m Member) bool { return m.Name == name && !m.Learner })
+}
+
 func (s *Server) members() []Member {
 	var all []Member
 	for _, m := range s.server.Cluster().Members() {

@@ -130,6 +130,9 @@ func (b *bench) run(ctx context.Context, s *stage) error {
 // be: leaders of the store hand over to nodes without services by themselves.
 const arrangeLimit = 10
 
+// moveLimit is how often a service is moved for one case.
+const moveLimit = 5
+
 // play arranges the victim and plays one case.
 func (b *bench) play(ctx context.Context, s *stage, c benchCase) (Result, error) {
 	for range arrangeLimit {
@@ -154,6 +157,7 @@ func (s *stage) arrange(ctx context.Context, leader *bool) error {
 	if leader == nil {
 		return nil
 	}
+	var moved error
 	for attempt := 0; ; attempt++ {
 		status, err := s.status(ctx)
 		if err != nil {
@@ -163,16 +167,15 @@ func (s *stage) arrange(ctx context.Context, leader *bool) error {
 		if status.RaftLeader != "" && (web.Node == status.RaftLeader) == *leader {
 			return nil
 		}
-		if attempt == 3 {
-			return fmt.Errorf("the raft leader is %q and the service on %q: it did not stay put", status.RaftLeader, web.Node)
+		if attempt == moveLimit {
+			return errors.Join(moved, fmt.Errorf("the raft leader is %q and the service on %q: it did not stay put", status.RaftLeader, web.Node))
 		}
 		to := status.RaftLeader
 		if !*leader || to == "" {
 			to = lab.Nodes()[slices.IndexFunc(lab.Nodes(), func(n cluster.NodeName) bool { return n != status.RaftLeader })]
 		}
-		if _, err := s.ringfence(ctx, string(status.Node), "service", "move", serviceName, string(to)); err != nil {
-			return err
-		}
+		// It may come while the store changes its leader, and be refused.
+		_, moved = s.ringfence(ctx, string(status.Node), "service", "move", serviceName, string(to))
 		if err := s.await(ctx, "the service to run", whole); err != nil {
 			return err
 		}

@@ -58,6 +58,9 @@ func (n *Node) leadIterate(ctx context.Context, now time.Duration) (time.Duratio
 		n.lead = leadership{}
 		n.pulse.setTick(0)
 	}
+	if !n.lead.leads && n.claimed != 0 && leader.Value.Boot == n.Self.ID && leader.Value.Epoch == n.claimed {
+		n.takeLead(leader.Rev, "a claim of unknown outcome stands") // claimed again, it would be lost again
+	}
 	if n.lead.leads {
 		return n.planOnce(ctx, now), nil
 	}
@@ -83,6 +86,7 @@ func (n *Node) maybeClaim(ctx context.Context, leader cluster.Rec[cluster.Leader
 		return
 	}
 	next := cluster.Leader{Node: n.Self.Node, Boot: n.Self.ID, Epoch: leader.Value.Epoch + 1}
+	n.claimed = next.Epoch
 	rev, err := n.commit(ctx, store.Tx{
 		Guards: []cluster.Guard{
 			{Key: cluster.KeyLeader, Rev: leader.Rev},
@@ -95,9 +99,14 @@ func (n *Node) maybeClaim(ctx context.Context, leader cluster.Rec[cluster.Leader
 		n.Log.Debug("lead not claimed", "component", "lead", "reason", why, "err", err)
 		return
 	}
-	n.epoch = next.Epoch
+	n.takeLead(rev, why)
+}
+
+// takeLead begins to lead behind the claim that stands at rev.
+func (n *Node) takeLead(rev cluster.Revision, why string) {
+	n.epoch = n.claimed
 	n.lead = leadership{leads: true, rev: rev}
-	n.Log.Info("lead claimed", "component", "lead", "epoch", next.Epoch, "reason", why)
+	n.Log.Info("lead claimed", "component", "lead", "epoch", n.epoch, "reason", why)
 }
 
 // whyClaim says why this node may claim the lead; "" when it may not.

@@ -93,13 +93,14 @@ type Node struct {
 	Mirror   *mirror.Mirror
 	Executor *executor.Executor
 
-	pulse pulse
-	hosts hosts
-	epoch cluster.Epoch // of our own claim; owned by the lead loop
-	lead  leadership
-	tried map[cluster.BootID]int // fence attempts begun here; owned by the fencer loop
-	leave chan struct{}
-	once  sync.Once
+	pulse   pulse
+	hosts   hosts
+	claimed cluster.Epoch // the newest epoch that this run asked for; owned by the lead loop
+	epoch   cluster.Epoch // of the claim that we lead by; owned by the lead loop
+	lead    leadership
+	tried   map[cluster.BootID]int // fence attempts begun here; owned by the fencer loop
+	leave   chan struct{}
+	once    sync.Once
 }
 
 // New makes a Node; Run runs it.

@@ -220,7 +220,7 @@ type fakeAgent struct {
 	failStart bool
 	failStop  bool
 	slow      time.Duration
-	broken    chan struct{}
+	broken    map[string]chan struct{} // by service: closed when its process ends
 	slowStop  time.Duration
 	blind     map[string]time.Duration // services that cannot be monitored, and how long that takes
 }
@@ -250,7 +250,10 @@ func (a *fakeAgent) Start(ctx context.Context, c resource.Call) error {
 	}
 	w.active[string(c.Service)] = a.g.name
 	w.note("%s starts on %s, generation %d", c.Service, a.g.name, c.Generation)
-	a.broken = make(chan struct{})
+	if a.broken == nil {
+		a.broken = map[string]chan struct{}{}
+	}
+	a.broken[string(c.Service)] = make(chan struct{})
 	return nil
 }
 
@@ -293,9 +296,9 @@ func (a *fakeAgent) Monitor(_ context.Context, c resource.Call) (resource.Status
 }
 
 // Watch notices a crash at once.
-func (a *fakeAgent) Watch(ctx context.Context, _ resource.Call) error {
+func (a *fakeAgent) Watch(ctx context.Context, c resource.Call) error {
 	a.g.w.mu.Lock()
-	broken := a.broken
+	broken := a.broken[string(c.Service)]
 	a.g.w.mu.Unlock()
 	select {
 	case <-ctx.Done():
@@ -311,7 +314,9 @@ func (w *world) crash(name cluster.NodeName, svc string) {
 	defer w.mu.Unlock()
 	delete(w.active, svc)
 	w.note("%s crashes on %s", svc, name)
-	close(w.guests[name].agent.broken)
+	broken := w.guests[name].agent.broken
+	close(broken[svc])
+	broken[svc] = make(chan struct{}) // nothing to watch until the next start
 }
 
 // fakeHost is hostd with its signing key.
@@ -361,12 +366,13 @@ func (l *fakeLink) Off(_ context.Context, _ cluster.GuestID, o hostapi.Order) (h
 		l.h.w.mu.Unlock()
 		return hostapi.Reply{Outcome: cluster.OutcomeUnknown, Detail: "host does not answer"}, nil
 	}
-	if g.alive {
+	if g.alive && g.life == o.Life {
 		l.h.w.note("%s is switched off", g.name)
 		g.die()
 	}
+	ended := guest{name: g.name, life: o.Life}
 	l.h.w.mu.Unlock()
-	cert := l.h.certify(g, cluster.CauseFenced)
+	cert := l.h.certify(&ended, cluster.CauseFenced)
 	return hostapi.Reply{Outcome: cluster.OutcomeDone, Certificate: &cert}, nil
 }
 

@@ -129,7 +129,7 @@ func loadKey(file string, certificate *x509.Certificate, certFile string) (crypt
 func readFile(file string, secret bool) ([]byte, error) {
 	f, err := os.OpenFile(file, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a fifo must not hold us
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%s is missing", file)
+		return nil, fmt.Errorf("%s is missing; bring it back from a backup, or remove the node and join again", file)
 	}
 	if err != nil {
 		return nil, err

@@ -134,7 +134,7 @@ func startError(cfg Config, err error) error {
 		switch {
 		case errors.Is(err, unix.EADDRINUSE):
 			return fmt.Errorf("store cannot listen on %s: address already in use; "+
-				"stop the other program or change the port in the configuration: %w", where, err)
+				"stop the other program, or give this node another peer_port in cluster.json: %w", where, err)
 		case errors.Is(err, unix.EADDRNOTAVAIL):
 			return fmt.Errorf("store cannot listen on %s: this machine has no such address; "+
 				"correct the node's address in the configuration: %w", where, err)

@@ -13,16 +13,43 @@ import (
 
 // bridge is a zapcore.Core that hands etcd's warnings to slog. etcd's own
 // errors are warnings to us, since it goes on after them; only what ends it
-// needs a person.
+// needs a person. The same report comes once in repeatEvery, and at debug level
+// in between: etcd repeats some each second while a peer is down.
 type bridge struct {
 	log    *slog.Logger
 	fields []zapcore.Field
+	said   *said
 }
+
+// repeatEvery is how often one report of etcd is worth a line.
+const repeatEvery = 30 * time.Second
+
+// said remembers when a report was last made. etcd's messages are constants, so
+// that there are few.
+type said struct {
+	mu   sync.Mutex // guards last
+	last map[string]time.Time
+}
+
+// again reports whether the message was made less than repeatEvery before now.
+func (s *said) again(message string, now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if last, ok := s.last[message]; ok && now.Sub(last) < repeatEvery {
+		return true
+	}
+	s.last[message] = now
+	return false
+}
+
+// singlePort is etcd's remark that it serves HTTP and gRPC on one port, as it
+// does for the raft traffic of every embedded voter.
+const singlePort = "Running http and grpc server on single port. This is not recommended for production."
 
 func (b bridge) Enabled(level zapcore.Level) bool { return level >= zapcore.WarnLevel }
 
 func (b bridge) With(fields []zapcore.Field) zapcore.Core {
-	return bridge{b.log, append(b.fields[:len(b.fields):len(b.fields)], fields...)}
+	return bridge{b.log, append(b.fields[:len(b.fields):len(b.fields)], fields...), b.said}
 }
 
 func (b bridge) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
@@ -34,8 +61,11 @@ func (b bridge) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.Checke
 
 func (b bridge) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	level := slog.LevelWarn
-	if e.Level > zapcore.ErrorLevel {
+	switch {
+	case e.Level > zapcore.ErrorLevel:
 		level = slog.LevelError
+	case e.Message == singlePort || b.said.again(e.Message, e.Time):
+		level = slog.LevelDebug
 	}
 	values := fieldMap(b.fields, fields)
 	attrs := []slog.Attr{slog.String("report", e.Message)}
@@ -119,5 +149,5 @@ func (f *fatality) arm(onFatal func(error)) {
 
 // zapLogger makes the logger that etcd gets.
 func zapLogger(log *slog.Logger, f *fatality) *zap.Logger {
-	return zap.New(bridge{log: log}, zap.WithFatalHook(f), zap.WithPanicHook(f))
+	return zap.New(bridge{log: log, said: &said{last: map[string]time.Time{}}}, zap.WithFatalHook(f), zap.WithPanicHook(f))
 }

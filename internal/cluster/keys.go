@@ -14,6 +14,7 @@ const (
 	KeyMeta   = Prefix + "meta"
 	KeyConfig = Prefix + "config"
 	KeyLeader = Prefix + "leader"
+	KeyDisarm = Prefix + "disarm"
 
 	dirNode    = Prefix + "node/"
 	dirHost    = Prefix + "host/"

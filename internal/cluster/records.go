@@ -229,6 +229,13 @@ type Standby struct {
 	By   string   `json:"by"`
 }
 
+// Disarm is an operator's wish that nobody is fenced and nothing is recovered,
+// as for work on the network (rule P18). Absent: the cluster is armed.
+type Disarm struct {
+	By     string `json:"by"`
+	Reason string `json:"reason"`
+}
+
 // Wish is an operator's word on one service; absent means: run it anywhere.
 type Wish struct {
 	Service ServiceName `json:"service"`

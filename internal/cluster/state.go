@@ -24,6 +24,7 @@ type State struct {
 	Meta    Rec[Meta]
 	Config  Rec[Config]
 	Leader  Rec[Leader]
+	Disarm  Rec[Disarm]
 	Nodes   map[NodeName]Rec[Node]
 	Hosts   map[HostName]Rec[Host]
 	Boots   map[BootID]Rec[Boot]
@@ -64,6 +65,8 @@ func (s *State) Apply(kv KV, deleted bool, now time.Duration) error {
 		err = applyOne(&s.Config, kv, deleted, now)
 	case "leader":
 		err = applyOne(&s.Leader, kv, deleted, now)
+	case "disarm":
+		err = applyOne(&s.Disarm, kv, deleted, now)
 	case "node":
 		err = apply(&s.Nodes, NodeName(name), kv, deleted, now)
 	case "host":

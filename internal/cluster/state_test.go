@@ -42,6 +42,7 @@ func recordKinds() map[string]struct {
 		"Reports": {cluster.KeyReport("web"), cluster.Report{Service: "web", Node: "n1", Boot: "b1", Generation: 3, State: cluster.ReportRunning}},
 		"Probes":  {cluster.KeyProbe("n1"), cluster.Probe{Node: "n1", Boot: "b1", Config: 4, Active: map[cluster.ServiceName]string{"web": "why"}}},
 		"Failed":  {cluster.KeyFailure("web", "n1"), cluster.Failure{Service: "web", Node: "n1", Count: 2, Detail: "d"}},
+		"Disarm":  {cluster.KeyDisarm, cluster.Disarm{By: "me", Reason: "work"}},
 		"Standby": {cluster.KeyStandby("n1"), cluster.Standby{Node: "n1", By: "me"}},
 		"Wishes":  {cluster.KeyWish("web"), cluster.Wish{Service: "web", MoveTo: "n1", By: "me"}},
 		"Tokens":  {cluster.KeyToken("t1"), cluster.Token{ID: "t1", SecretHash: "00", Node: "n1"}},

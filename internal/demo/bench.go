@@ -95,6 +95,7 @@ type bench struct {
 	cgroups   bool
 	cases     []benchCase
 	results   [][]Result // of each case
+	leftOut   int        // went well, but the victim was not as it should be
 	overlaps  []judge.Overlap
 	idle      []nodeUse
 	revision  cluster.Revision
@@ -143,9 +144,11 @@ func (b *bench) play(ctx context.Context, s *stage, c benchCase) (Result, error)
 		if err == nil && r.Fault != "" {
 			err = errors.New(r.Fault)
 		}
-		if err != nil || c.leader == nil || r.RaftLeader == *c.leader {
+		// One that went wrong counts, whoever led.
+		if err != nil || !r.OK() || c.leader == nil || r.RaftLeader == *c.leader {
 			return r, err
 		}
+		b.leftOut++
 		s.say("   the raft leader had changed meanwhile: once more")
 	}
 	return Result{}, fmt.Errorf("scenario %d%s: the raft leader changed each time, %d times", c.number, c.label, arrangeLimit)

@@ -72,10 +72,11 @@ func (b *bench) overlapText() string {
 			}
 		}
 	}
-	if bad == 0 && len(b.overlaps) == 0 {
-		return fmt.Sprintf("In all %d runs the service recovered and nothing ran twice (overlap < %v, the resolution of the journal).", runs, judge.Resolution)
+	text := fmt.Sprintf("In all %d runs the service recovered and nothing ran twice (overlap < %v, the resolution of the journal).", runs, judge.Resolution)
+	if bad > 0 || len(b.overlaps) > 0 {
+		text = fmt.Sprintf("**%d of %d runs did not recover or showed an overlap**, and the whole journal shows %d overlaps.", bad, runs, len(b.overlaps))
 	}
-	return fmt.Sprintf("**%d of %d runs did not recover or showed an overlap**, and the whole journal shows %d overlaps.", bad, runs, len(b.overlaps))
+	return fmt.Sprintf("%s\n%d more went well too, but are left out of the table: the raft leader had changed right before the fault.", text, b.leftOut)
 }
 
 func (b *bench) writeIdle(w *strings.Builder) {

@@ -197,12 +197,14 @@ func TestBenchDocument(t *testing.T) {
 	for range b.cases {
 		b.results = append(b.results, []Result{good(1)})
 	}
+	b.leftOut = 3
 	b.idle = []nodeUse{usedBetween("n1", guestUse{At: 0}, guestUse{At: 10 * time.Second, Daemon: processUse{CPU: time.Second, PSSBytes: 50e6}})}
 	text := b.document()
 	for _, want := range []string{
 		"# Performance\n\nMeasured 1970-01-01 with `ringfence bench --runs 1`",
 		"| 1 guest killed, host tells, victim is the raft leader | 1 | **0.12 s** | 0.12 s | 0.12 s | < 1.20 s | 8.90 s | death certificate |",
 		"In all 7 runs the service recovered and nothing ran twice",
+		"3 more went well too, but are left out of the table",
 		"| n1 | **50 MB** | 0 MB | **10.0 %** |",
 	} {
 		if !strings.Contains(text, want) {

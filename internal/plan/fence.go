@@ -89,27 +89,57 @@ func sameMachine(newer, former cluster.Boot) bool {
 	return newer.Machine != "" && newer.Machine == former.Machine
 }
 
-// fenceLost decides to fence what the observers agree is lost.
+// fenceLost decides to fence what the observers agree is lost, unless the brake
+// holds.
 func (p *planner) fenceLost() {
+	p.brake()
 	for i := range p.boots {
 		b := &p.boots[i]
-		if b.ended || b.doomed || !b.silent() {
+		if b.ended || b.doomed || !b.silent() || p.braked != "" {
 			continue
 		}
 		p.decideFence(b, cluster.FenceSilent, fmt.Sprintf("lost by %s, %d of %d observers", joinNames(b.lostBy), len(b.lostBy), b.observers))
 	}
 }
 
+// brake looks whether half or more of the members are silent at once. That is a
+// broken network far more often than so many deaths, so that nobody is fenced
+// for silence then (rule P18): evidence still counts, and a person may give it.
+func (p *planner) brake() {
+	members, silent := 0, 0
+	for i := range p.boots {
+		b := &p.boots[i]
+		if b.ended || !b.latest || b.Value.Phase == cluster.PhaseJoining {
+			continue
+		}
+		members++
+		if b.silent() {
+			silent++
+		}
+	}
+	if silent > 1 && 2*silent >= members {
+		p.braked = fmt.Sprintf("%d of %d members are silent at once: nobody is fenced for silence now; restore the network, or say who is dead with `ringfence node confirm-dead`", silent, members)
+	}
+}
+
+// disarmed says who keeps the cluster from fencing and recovering; "" is nobody.
+func (p *planner) disarmed() string {
+	if p.s.Disarm.Rev == 0 {
+		return ""
+	}
+	return fmt.Sprintf("the cluster is disarmed by %s (%s): nobody is fenced and nothing is recovered until `ringfence cluster arm`", p.s.Disarm.Value.By, p.s.Disarm.Value.Reason)
+}
+
 // decideFence creates the one fence record of a boot, with its first attempt.
 func (p *planner) decideFence(b *standing, reason cluster.FenceReason, detail string) {
 	executor := p.executor(b, 1)
-	if executor == "" {
+	if executor == "" || p.disarmed() != "" {
 		return
 	}
 	b.doomed = true // for the rest of this plan
 	p.order(OrderFence, string(b.id()), fmt.Sprintf("fence boot %s of %s, %s: %s; attempt 1 by %s", b.id(), b.node(), reason, detail, executor),
 		[]cluster.Guard{
-			absent(cluster.KeyFence(b.id())), absent(cluster.KeyEnded(b.id())),
+			absent(cluster.KeyFence(b.id())), absent(cluster.KeyEnded(b.id())), absent(cluster.KeyDisarm),
 			guardOf(cluster.KeyBoot(b.id()), b.Rev),
 		},
 		cluster.Put(cluster.KeyFence(b.id()), cluster.Fence{
@@ -120,6 +150,9 @@ func (p *planner) decideFence(b *standing, reason cluster.FenceReason, detail st
 
 // retryFences assigns the next attempt of every decision that is not fulfilled.
 func (p *planner) retryFences() {
+	if p.disarmed() != "" {
+		return // what is under way goes on: it was sent (P19)
+	}
 	for _, boot := range sortedKeys(p.s.Fences) {
 		b, fence := p.byBoot[boot], p.s.Fences[boot]
 		if b == nil || b.ended {
@@ -170,7 +203,7 @@ func (p *planner) retry(b *standing, fence cluster.Rec[cluster.Fence], why strin
 	next.Epoch = p.s.Leader.Value.Epoch
 	p.order(OrderRetry, string(b.id()), fmt.Sprintf("fence boot %s of %s again, attempt %d by %s (%s)", b.id(), b.node(), next.Attempt, next.Executor, why),
 		[]cluster.Guard{
-			guardOf(cluster.KeyFence(b.id()), fence.Rev), absent(cluster.KeyEnded(b.id())),
+			guardOf(cluster.KeyFence(b.id()), fence.Rev), absent(cluster.KeyEnded(b.id())), absent(cluster.KeyDisarm),
 		},
 		cluster.Put(cluster.KeyFence(b.id()), next))
 }

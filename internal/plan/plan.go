@@ -75,6 +75,8 @@ type Result struct {
 	Orders   []Order         `json:"orders"`
 	Nodes    []NodeStatus    `json:"nodes"`
 	Services []ServiceStatus `json:"services"`
+	// Warnings say what keeps the whole cluster from acting.
+	Warnings []string `json:"warnings,omitempty"`
 	// Wake is when the plan may change though no record does; 0: never.
 	Wake time.Duration `json:"wake,omitempty"`
 }
@@ -86,6 +88,7 @@ type planner struct {
 	boots  []standing // sorted by node, then boot
 	byBoot map[cluster.BootID]*standing
 	load   map[cluster.NodeName]int // services owned, orders of this plan included
+	braked string                   // why nobody is fenced for silence; "" while one may be
 	result Result
 }
 
@@ -102,6 +105,11 @@ func Plan(snapshot Snapshot) Result {
 	}
 	p.tidy()
 	p.nodeStatus()
+	for _, warning := range []string{p.disarmed(), p.braked} {
+		if warning != "" {
+			p.result.Warnings = append(p.result.Warnings, warning)
+		}
+	}
 	return p.result
 }
 

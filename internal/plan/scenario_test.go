@@ -101,14 +101,17 @@ var verbs = map[string]func(w *world, args []string){
 	"unstandby": func(w *world, args []string) {
 		w.commit(nil, cluster.Remove(cluster.KeyStandby(cluster.NodeName(args[0]))))
 	},
-	"wish":    doWish,
-	"clear":   doClear,
-	"leader":  doLeader,
-	"wait":    doWait,
-	"settle":  func(w *world, _ []string) { w.settle() },
-	"plan":    func(w *world, _ []string) { w.plan() },
-	"why":     doWhy,
-	"whynode": doWhyNode,
+	"wish":     doWish,
+	"clear":    doClear,
+	"disarm":   func(w *world, _ []string) { w.put(cluster.KeyDisarm, cluster.Disarm{By: "op", Reason: "switch work"}) },
+	"arm":      func(w *world, _ []string) { w.commit(nil, cluster.Remove(cluster.KeyDisarm)) },
+	"warnings": doWarnings,
+	"leader":   doLeader,
+	"wait":     doWait,
+	"settle":   func(w *world, _ []string) { w.settle() },
+	"plan":     func(w *world, _ []string) { w.plan() },
+	"why":      doWhy,
+	"whynode":  doWhyNode,
 }
 
 func opts(args []string) map[string]string {
@@ -388,5 +391,12 @@ func doWhyNode(w *world, args []string) {
 				w.note("  %s", line)
 			}
 		}
+	}
+}
+
+// doWarnings: what keeps the whole cluster from acting.
+func doWarnings(w *world, _ []string) {
+	for _, warning := range Plan(Snapshot{State: w.state.Clone(), Now: w.now, Self: w.self}).Warnings {
+		w.note("  %s", warning)
 	}
 }

@@ -197,6 +197,10 @@ func (r *serviceRun) stop(reason string) {
 // afterEnd moves or releases a service whose owner has ended.
 func (r *serviceRun) afterEnd(ended cluster.Rec[cluster.Ended]) {
 	r.status.State = cluster.ServiceRecovering
+	if why := r.disarmed(); why != "" {
+		r.why("boot %s of %s has ended (%s); %s", ended.Value.Boot, ended.Value.Node, ended.Value.Evidence, why)
+		return
+	}
 	evidence := []cluster.Guard{guardOf(cluster.KeyEnded(ended.Value.Boot), ended.Rev)}
 	r.moveOn(fmt.Sprintf("boot %s of %s has ended (%s)", ended.Value.Boot, ended.Value.Node, ended.Value.Evidence), evidence)
 }
@@ -209,6 +213,10 @@ func (r *serviceRun) afterStop(b *standing) {
 
 // afterFailure remembers that the node could not run the service, then moves on.
 func (r *serviceRun) afterFailure(b *standing) {
+	if why := r.disarmed(); why != "" {
+		r.why("%s could not run it: %s; %s", b.node(), r.report.Value.Detail, why)
+		return
+	}
 	key := cluster.KeyFailure(r.name, b.node())
 	failure, _ := r.s.FailureOf(r.name, b.node())
 	next := cluster.Failure{Service: r.name, Node: b.node(), Count: failure.Value.Count + 1, Detail: r.report.Value.Detail}

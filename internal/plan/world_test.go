@@ -73,6 +73,8 @@ func (w *world) revOf(key string) cluster.Revision {
 		return s.Config.Rev
 	case "leader":
 		return s.Leader.Rev
+	case "disarm":
+		return s.Disarm.Rev
 	case "boot":
 		return s.Boots[cluster.BootID(name)].Rev
 	case "ended":

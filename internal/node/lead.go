@@ -13,8 +13,10 @@ import (
 
 // Timings of leadership.
 const (
-	// claimPoll is how often a node looks whether the leader is still there.
+	// claimPoll is how often a node looks again while there is reason to claim;
+	// watchPoll while there is none: the silence of the leader wakes the loop.
 	claimPoll = 100 * time.Millisecond
+	watchPoll = time.Second
 	// claimStagger keeps the members from claiming all at once: each waits so
 	// long for every healthy member before it in the order of names.
 	claimStagger = 50 * time.Millisecond
@@ -24,7 +26,7 @@ const (
 	// still before it may be replaced (O-8).
 	tickLimit = 3 * time.Second
 	// planPoll is how often the leader plans when nothing changes.
-	planPoll = 500 * time.Millisecond
+	planPoll = time.Second
 )
 
 // leadership is the state of the lead loop.
@@ -39,7 +41,7 @@ type leadership struct {
 // leadLoop plans while this node leads, and claims the lead when the holder is
 // gone or stands still.
 func (n *Node) leadLoop(ctx context.Context) error {
-	err := n.each(ctx, n.leadIterate)
+	err := n.eachOr(ctx, n.pulse.heard, n.leadIterate)
 	n.pulse.setTick(0)
 	return err
 }
@@ -65,6 +67,9 @@ func (n *Node) leadIterate(ctx context.Context, now time.Duration) (time.Duratio
 		return n.planOnce(ctx, now), nil
 	}
 	n.maybeClaim(ctx, leader, why, rank, now)
+	if why == "" {
+		return watchPoll, nil
+	}
 	return claimPoll, nil
 }
 

@@ -163,6 +163,11 @@ func (n *Node) Run(ctx context.Context) error {
 // each calls f now and after every change of the mirror, and at the latest
 // after the pause that f returns (0: no limit), until ctx ends or f fails.
 func (n *Node) each(ctx context.Context, f func(ctx context.Context, now time.Duration) (time.Duration, error)) error {
+	return n.eachOr(ctx, nil, f)
+}
+
+// eachOr is each, with one more reason to call f.
+func (n *Node) eachOr(ctx context.Context, wake <-chan struct{}, f func(ctx context.Context, now time.Duration) (time.Duration, error)) error {
 	for ctx.Err() == nil {
 		changed := n.Mirror.Read(func(*cluster.State) {})
 		pause, err := f(ctx, n.Now())
@@ -176,6 +181,7 @@ func (n *Node) each(ctx context.Context, f func(ctx context.Context, now time.Du
 		select {
 		case <-ctx.Done():
 		case <-changed:
+		case <-wake:
 		case <-timer:
 		}
 	}

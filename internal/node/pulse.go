@@ -28,7 +28,8 @@ type pulse struct {
 	verdict detect.Verdict
 	tick    uint64 // of our planner, when it leads
 	leader  sighting
-	changed chan struct{} // capacity 1: the verdict changed
+	changed chan struct{} // capacity 1: the verdict changed, for writeViews
+	heard   chan struct{} // capacity 1: the same, for the lead loop
 }
 
 // sighting is the last planner tick heard from a leader.
@@ -40,7 +41,7 @@ type sighting struct {
 
 func (p *pulse) init(n *Node) {
 	p.n = n
-	p.changed = make(chan struct{}, 1)
+	p.changed, p.heard = make(chan struct{}, 1), make(chan struct{}, 1)
 }
 
 // run beats every Interval and takes in what is heard.
@@ -106,10 +107,16 @@ func (p *pulse) iterate(now time.Duration) {
 	p.mu.Unlock()
 	p.n.Beats.Send(peers, heartbeat.Payload{Tick: tick, Revision: rev, Quorum: p.hasQuorum()})
 	if changed {
-		select {
-		case p.changed <- struct{}{}:
-		default:
-		}
+		signal(p.changed)
+		signal(p.heard)
+	}
+}
+
+// signal wakes the reader of a channel of capacity 1.
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
 	}
 }
 

@@ -100,7 +100,10 @@ const (
 	// storeBudget is how long this node runs on without the store. Shorter
 	// losses (elections, stalls) are no order to stop.
 	storeBudget = 15 * time.Second
-	budgetPoll  = time.Second
+	// budgetPoll is how often the store is asked while it does not answer, and
+	// budgetRest while it does.
+	budgetPoll = time.Second
+	budgetRest = 3 * time.Second
 )
 
 // budgetLoop holds all services while the store is out of reach for longer than
@@ -126,7 +129,11 @@ func (n *Node) budgetLoop(ctx context.Context) error {
 			n.Executor.Hold(fmt.Sprintf("the store was out of reach for more than %v", storeBudget))
 			held = true
 		}
-		sleep(ctx, budgetPoll)
+		pause := budgetPoll
+		if err == nil {
+			pause = budgetRest
+		}
+		sleep(ctx, pause)
 	}
 	return ctx.Err()
 }

@@ -19,7 +19,7 @@ import (
 // values make a paused or slow guest lose the lead needlessly.
 const (
 	// HeartbeatInterval is how often the raft leader shows that it is there.
-	HeartbeatInterval = 50 * time.Millisecond
+	HeartbeatInterval = 100 * time.Millisecond
 	// ElectionTimeout is how long a follower waits for that before it stands.
 	ElectionTimeout = 500 * time.Millisecond
 )
@@ -181,6 +181,9 @@ func (c Config) embedded() *embed.Config {
 		ClientCertAuth: true, SkipClientSANVerify: true,
 	}
 	e.PeerTLSInfo, e.ClientTLSInfo = tls, tls
+	// What commits is durable in the log at once; how often the database behind
+	// it is written costs only wake-ups.
+	e.BackendBatchInterval = time.Second
 	e.TickMs, e.ElectionMs = uint(HeartbeatInterval.Milliseconds()), uint(ElectionTimeout.Milliseconds())
 	e.PreVote, e.StrictReconfigCheck = true, true
 	e.SnapshotCount, e.SnapshotCatchUpEntries = snapshotCount, catchUpEntries

@@ -114,10 +114,10 @@ host unchanged. It asks the node that runs here, or reads a data directory.`,
 	}
 	export.Flags().StringVar(&data, "data", "", "read this data directory instead of asking the node")
 	return group(&cobra.Command{
-		Use: "cluster", Short: "Show what hosts must know of the cluster",
-		Long:    "Show what hosts must know of the cluster.",
-		Example: "  ringfence cluster export > demo.cluster",
-	}, export)
+		Use: "cluster", Short: "Disarm and arm the cluster; show what hosts must know of it",
+		Long:    "Disarm the cluster for work on the network, arm it again, and show what hosts\nmust know of it.",
+		Example: "  ringfence cluster disarm --reason 'new switch'\n  ringfence cluster export > demo.cluster",
+	}, a.armCmd(), a.disarmCmd(), export)
 }
 
 func (a *app) public(c *cobra.Command, data string) (nodeapi.Public, error) {

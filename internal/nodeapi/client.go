@@ -92,6 +92,11 @@ func (c *Client) Node(ctx context.Context, node, action string, order NodeOrder)
 	return out, c.call(ctx, http.MethodPost, "/v1/nodes/"+url.PathEscape(node)+"/"+action, order, &out)
 }
 
+// Arm orders disarm or arm.
+func (c *Client) Arm(ctx context.Context, action string, order ArmOrder) (out Done, err error) {
+	return out, c.call(ctx, http.MethodPost, "/v1/cluster/"+action, order, &out)
+}
+
 // Config returns the configuration that stands.
 func (c *Client) Config(ctx context.Context) (out Configuration, err error) {
 	return out, c.call(ctx, http.MethodGet, "/v1/config", nil, &out)

@@ -7,6 +7,7 @@
 //	GET    /v1/explain/{service}          Explanation
 //	GET    /v1/events?follow=1&since=REV  Event, one JSON object a line
 //	POST   /v1/services/{name}/{action}   ServiceOrder -> Done  move start stop clear
+//	POST   /v1/cluster/{action}           ArmOrder -> Done      disarm arm
 //	POST   /v1/nodes/{name}/{action}      NodeOrder -> Done     standby unstandby confirm-dead
 //	GET    /v1/config                     Configuration
 //	PUT    /v1/config                     ConfigOrder -> Done

@@ -68,6 +68,11 @@ func derive(before, after *cluster.State, c mirror.Change) []Event {
 	case "config":
 		return one("config", after.Meta.Value.Name, "", "a new configuration is applied: %s, %s",
 			count(len(after.Config.Value.Nodes), "node"), count(len(after.Config.Value.Services), "service"))
+	case "disarm":
+		if after.Disarm.Rev == 0 {
+			return one("armed", after.Meta.Value.Name, "", "the cluster is armed again")
+		}
+		return one("disarmed", after.Meta.Value.Name, "", "the cluster is disarmed by %s (%s): nobody is fenced and nothing is recovered", after.Disarm.Value.By, after.Disarm.Value.Reason)
 	case "leader":
 		leader := after.Leader.Value
 		return one("leader", string(leader.Node), leader.Node, "%s leads now, epoch %d", leader.Node, leader.Epoch)

@@ -97,6 +97,7 @@ func (s *Server) Handler() http.Handler {
 		"POST /v1/tokens":                   s.postToken,
 		"DELETE /v1/tokens/{id}":            s.deleteToken,
 		"GET /v1/cluster":                   s.getCluster,
+		"POST /v1/cluster/{action}":         s.postArm,
 		"POST /v1/leave":                    s.postLeave,
 	} {
 		mux.HandleFunc(pattern, s.answer(f))

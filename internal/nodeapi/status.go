@@ -39,7 +39,7 @@ func (s *Server) status(state *cluster.State) Status {
 		out.Services = append(out.Services, serviceStatus(one))
 	}
 	slices.SortFunc(out.Services, func(a, b ServiceStatus) int { return cmp.Compare(a.Name, b.Name) })
-	out.Warnings = s.warnings(state, out)
+	out.Warnings = append(slices.Clone(result.Warnings), s.warnings(state, out)...)
 	return out
 }
 

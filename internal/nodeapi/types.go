@@ -140,6 +140,12 @@ type NodeOrder struct {
 	Reason string         `json:"reason,omitempty"`
 }
 
+// ArmOrder is the body of POST /v1/cluster/{action}. Reason is for disarm only.
+type ArmOrder struct {
+	By     string `json:"by"`
+	Reason string `json:"reason,omitempty"`
+}
+
 // LeaveOrder is the body of POST /v1/leave.
 type LeaveOrder struct {
 	By string `json:"by"`

@@ -218,19 +218,32 @@ func (r *reader) params(t *node) map[string]string {
 		r.report(n.at, "params is %s, want a table: write [service.resource.params]", n.describe())
 		return nil
 	}
-	var out map[string]string
+	out := map[string]string{}
 	for _, name := range n.names {
 		value := n.table[name]
-		if !paramForm.MatchString(name) {
-			r.report(value.key, "parameter %s: want a name of letters, digits, '_' and '-', not beginning with a digit or '-'", quote(name))
+		if name+"." == envPrefix && value.kind == kindTable { // env.NAME = "…", as TOML reads it
+			for _, variable := range value.names {
+				r.addParam(out, envPrefix+variable, value.table[variable])
+			}
 			continue
 		}
-		if out == nil {
-			out = map[string]string{}
-		}
-		out[name] = r.param(name, value)
+		r.addParam(out, name, value)
+	}
+	if len(out) == 0 {
+		return nil
 	}
 	return out
+}
+
+// envPrefix begins the parameters that set environment variables of exec.
+const envPrefix = "env."
+
+func (r *reader) addParam(out map[string]string, name string, value *node) {
+	if !paramForm.MatchString(strings.TrimPrefix(name, envPrefix)) {
+		r.report(value.key, "parameter %s: want a name of letters, digits, '_' and '-', not beginning with a digit or '-'; or env.NAME", quote(name))
+		return
+	}
+	out[name] = r.param(name, value)
 }
 
 // param returns a value as the agent gets it: always a string.

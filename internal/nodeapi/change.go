@@ -47,8 +47,8 @@ func change(ctx context.Context, m *mirror.Mirror, st store.Store, build builder
 			return Done{Revision: rev, Changed: true, Message: message}, nil
 		}
 		last = err
-		if !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrUnknown) {
-			return Done{}, err
+		if !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrUnknown) && !errors.Is(err, store.ErrUnavailable) {
+			return Done{}, err // the others pass, as when the store's leadership moves
 		}
 		select {
 		case <-ctx.Done():

@@ -38,7 +38,7 @@ func TestPortInUseIsNamed(t *testing.T) {
 	url := strings.TrimPrefix(c.InitialCluster["a"], "https://")
 	l := must(net.Listen("tcp", url))(t)
 	defer l.Close()
-	p.wantRefusal(c, "cannot listen on "+url, "address already in use", "stop the other program or change")
+	p.wantRefusal(c, "cannot listen on "+url, "address already in use", "stop the other program, or give this node another peer_port")
 }
 
 func TestForeignAddressIsNamed(t *testing.T) {

@@ -31,7 +31,7 @@ demo: build ## Show a cluster fail over, five times, in namespaces of its own (r
 
 test: need-go ## Run all tests; as root it installs what they need, else it says what is skipped
 	@scripts/test-setup
-	go run ./scripts/testlog $(if $(filter true,$(CI)),-no-skips) -limit 10m $(PKGS)
+	RINGFENCE_TEST_LONG=1 go run ./scripts/testlog $(if $(filter true,$(CI)),-no-skips) -limit 10m $(PKGS)
 
 check: need-go ## Check format, vet, staticcheck, layers and go.mod; changes no file
 	@echo "gofumpt: what it would change"

@@ -112,7 +112,7 @@ func (l *testLog) skipped() bool { return len(l.skips) > 0 }
 
 // summary prints what was skipped, with its reasons, and the count of results.
 func (l *testLog) summary(noSkips bool) {
-	fmt.Fprintf(l.out, "%d tests passed, %d failed, %d skipped\n", l.results["pass"], l.results["fail"], l.results["skip"])
+	fmt.Fprintf(l.out, "tests: %d passed, %d failed, %d skipped\n", l.results["pass"], l.results["fail"], l.results["skip"])
 	if len(l.skips) == 0 {
 		return
 	}

@@ -31,7 +31,7 @@ func TestExitCodeAndWords(t *testing.T) {
 		code       int
 		want       []string
 	}{
-		{"all pass", "", nil, 0, []string{"ok    example", "1 tests passed, 0 failed, 0 skipped"}},
+		{"all pass", "", nil, 0, []string{"ok    example", "tests: 1 passed, 0 failed, 0 skipped"}},
 		{"all pass and no skip is allowed", "", []string{"-no-skips"}, 0, nil},
 		{"a failure", `func TestX(t *testing.T) { t.Error("two and two") }`, nil, 1, []string{"two and two", "FAIL  example"}},
 		{"a panic", `func TestX(t *testing.T) { panic("boom") }`, nil, 1, []string{"boom", "FAIL  example"}},

@@ -44,38 +44,50 @@ func (n *Node) attempt(ctx context.Context, s cluster.State, fence cluster.Rec[c
 	began := time.Now()
 	outcome, detail := n.fenceLevel(ctx, &s, fence.Value)
 	log.Info("fence attempt ended", "outcome", string(outcome), "detail", detail, "took", time.Since(began))
+	n.reportAttempt(ctx, fence, outcome, detail)
+}
+
+// reportAttempt writes the outcome of an attempt down, and keeps trying while
+// it counts.
+func (n *Node) reportAttempt(ctx context.Context, fence cluster.Rec[cluster.Fence], outcome cluster.Outcome, detail string) {
 	report := cluster.FenceReport{
 		Boot: fence.Value.Boot, Attempt: fence.Value.Attempt, Executor: n.Self.Node, Outcome: outcome, Detail: detail,
 	}
 	for ctx.Err() == nil {
+		var standing cluster.Rec[cluster.FenceReport]
+		n.Mirror.Read(func(s *cluster.State) { standing = s.FenceRp[report.Boot] })
+		if standing.Value.Outcome == cluster.OutcomeDone {
+			return // off is off: no later word of another attempt may hide it
+		}
 		_, err := n.commit(ctx, store.Tx{
-			Guards: []cluster.Guard{{Key: cluster.KeyFence(report.Boot), Rev: fence.Rev}},
+			Guards: []cluster.Guard{
+				{Key: cluster.KeyFence(report.Boot), Rev: fence.Rev},
+				{Key: cluster.KeyFenceReport(report.Boot), Rev: standing.Rev},
+			},
 			Writes: []cluster.Write{cluster.Put(cluster.KeyFenceReport(report.Boot), report)},
 		})
 		if err == nil {
 			return
 		}
-		if errors.Is(err, store.ErrConflict) && !n.stillDone(&fence, outcome) {
+		if errors.Is(err, store.ErrConflict) && !n.stillCounts(&fence, outcome) {
 			return
 		}
 		sleep(ctx, commitRetry)
 	}
 }
 
-// stillDone takes over the newer attempt's revision for a report of done: off
-// is off, whichever attempt it was. Other late outcomes are dropped.
-func (n *Node) stillDone(fence *cluster.Rec[cluster.Fence], outcome cluster.Outcome) bool {
-	if outcome != cluster.OutcomeDone {
+// stillCounts reports whether a report is still worth committing after a
+// conflict: while its attempt is the present one, and, with the outcome done,
+// also behind a newer attempt, since off is off. Other late outcomes are dropped.
+func (n *Node) stillCounts(fence *cluster.Rec[cluster.Fence], outcome cluster.Outcome) bool {
+	var newest cluster.Rec[cluster.Fence]
+	stands := false
+	n.Mirror.Read(func(s *cluster.State) { newest, stands = s.Fences[fence.Value.Boot] })
+	if !stands || newest.Rev != fence.Rev && outcome != cluster.OutcomeDone {
 		return false
 	}
-	still := false
-	n.Mirror.Read(func(s *cluster.State) {
-		var newer cluster.Rec[cluster.Fence]
-		if newer, still = s.Fences[fence.Value.Boot]; still {
-			fence.Rev = newer.Rev
-		}
-	})
-	return still
+	fence.Rev = newest.Rev
+	return true
 }
 
 // fenceLevel carries out all methods of the decision's level: done only if

@@ -27,8 +27,8 @@ type hosts struct {
 
 	mu      sync.Mutex // guards the fields below
 	links   map[cluster.HostName]*hostLink
-	pending map[cluster.LifeID]cluster.DeathCertificate // of lives without a known boot
-	guests  map[cluster.GuestID]guestWord               // last word of the hosts
+	pending map[string]cluster.DeathCertificate // by key of the record: of lives without a known boot
+	guests  map[cluster.GuestID]guestWord       // last word of the hosts
 }
 
 // guestWord is what a host last said of a guest.
@@ -48,7 +48,7 @@ type hostLink struct {
 func (h *hosts) init(n *Node) {
 	h.n = n
 	h.links = map[cluster.HostName]*hostLink{}
-	h.pending = map[cluster.LifeID]cluster.DeathCertificate{}
+	h.pending = map[string]cluster.DeathCertificate{}
 	h.guests = map[cluster.GuestID]guestWord{}
 }
 
@@ -222,7 +222,7 @@ func (h *hosts) concerns(s *cluster.State, cert cluster.DeathCertificate) bool {
 func (h *hosts) keep(cert cluster.DeathCertificate) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.pending[cert.Life] = cert
+	h.pending[cluster.KeyCertificate(cert.Life, cert.Host)] = cert
 	if len(h.pending) <= pendingLimit {
 		return
 	}
@@ -232,7 +232,7 @@ func (h *hosts) keep(cert cluster.DeathCertificate) {
 			drop = old
 		}
 	}
-	delete(h.pending, drop.Life)
+	delete(h.pending, cluster.KeyCertificate(drop.Life, drop.Host))
 }
 
 // standsNow looks again after a commit that failed: another node may have
@@ -248,10 +248,15 @@ func (h *hosts) known(s *cluster.State) []cluster.DeathCertificate {
 	defer h.mu.Unlock()
 	var found []cluster.DeathCertificate
 	for id, boot := range s.Boots {
-		cert, ok := h.pending[boot.Value.Life]
-		if _, ended := s.Ended[id]; ok && !ended {
-			delete(h.pending, boot.Value.Life)
-			found = append(found, cert)
+		if _, ended := s.Ended[id]; ended {
+			continue
+		}
+		for _, place := range boot.Value.Places {
+			key := cluster.KeyCertificate(boot.Value.Life, place)
+			if cert, ok := h.pending[key]; ok {
+				delete(h.pending, key)
+				found = append(found, cert)
+			}
 		}
 	}
 	return found

@@ -157,7 +157,7 @@ func (c *Client) order(ctx context.Context, guest cluster.GuestID, action string
 	case errors.As(err, &refused):
 		return hostapi.Reply{Outcome: cluster.OutcomeNotDone, Detail: refused.Error()}, err
 	case err != nil:
-		return unknown(fmt.Errorf("%s guest %s at host %s: %w", action, guest, c.host.Name, err))
+		return unknown(fmt.Errorf("%s of guest %s: %w", action, guest, err))
 	}
 	if err := c.checkReply(guest, o, reply); err != nil {
 		return unknown(err)
@@ -239,6 +239,16 @@ func ask[T any](ctx context.Context, c *Client, path string) (T, error) {
 
 func (c *Client) url(path string) string { return "https://" + c.host.Address + path }
 
+// plain takes the URL out of an error of the HTTP client: the caller names host
+// and guest in words, and a person reads it in `ringfence status`.
+func plain(err error) error {
+	var wrapped *url.Error
+	if errors.As(err, &wrapped) {
+		return wrapped.Err
+	}
+	return err
+}
+
 // call makes one request and decodes the bounded answer.
 func call(ctx context.Context, client *http.Client, host cluster.HostName, method, target string, in, out any) error {
 	var body io.Reader
@@ -255,7 +265,7 @@ func call(ctx context.Context, client *http.Client, host cluster.HostName, metho
 	}
 	res, err := client.Do(req)
 	if err != nil {
-		return err
+		return plain(err)
 	}
 	defer res.Body.Close()
 	data, err := io.ReadAll(io.LimitReader(res.Body, hostapi.BodyLimitBytes+1))

@@ -141,7 +141,7 @@ func (n *Node) budgetLoop(ctx context.Context) error {
 // leaveRecord is how long a node that has stopped everything tries to write its
 // tombstone before it ends without: the last nodes of a cluster that is shut
 // down have no quorum any more.
-const leaveRecord = 10 * time.Second
+const leaveRecord = 5 * time.Second
 
 // leaveAnnounce is how long a node tries to say that it is leaving before it
 // stops its services all the same.

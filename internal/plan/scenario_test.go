@@ -3,8 +3,10 @@ package plan
 import (
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -62,6 +64,9 @@ func play(t *testing.T, script string) string {
 			continue
 		}
 		do, ok := verbs[args[0]]
+		if args[0] == "late" { // not in the table: it looks others up there
+			do, ok = doLate, true
+		}
 		if !ok {
 			t.Fatalf("line %d: no command %q", i+1, args[0])
 		}
@@ -112,6 +117,10 @@ var verbs = map[string]func(w *world, args []string){
 	"plan":     func(w *world, _ []string) { w.plan() },
 	"why":      doWhy,
 	"whynode":  doWhyNode,
+	"levels":   doLevels,
+	"level":    doLevel,
+	"restamp":  func(w *world, _ []string) { w.restamp() },
+	"retire":   doRetire,
 }
 
 func opts(args []string) map[string]string {
@@ -141,7 +150,8 @@ func doCluster(w *world, args []string) {
 	}
 }
 
-// doBoot: boot n1 host=h1 [life=same|NAME] [machine=M]: registers the next boot.
+// doBoot: boot n1 host=h1 [life=same|NAME] [machine=M] [after=all]: registers
+// the next boot, newer than the last one or than all that are on record.
 func doBoot(w *world, node string, o map[string]string) {
 	n := cluster.NodeName(node)
 	last := w.boot(n)
@@ -158,12 +168,19 @@ func doBoot(w *world, node string, o map[string]string) {
 	if last != "" {
 		b.Predecessors = []cluster.BootID{last}
 	}
+	if o["after"] == "all" {
+		b.Predecessors = w.bootsOf(n)
+	}
 	if o["host"] != "" {
 		b.Life, b.Guest = cluster.LifeID(fmt.Sprintf("%s-life%d", n, num)), cluster.GuestID("guest-"+node)
 		b.Places = []cluster.HostName{cluster.HostName(o["host"])}
 	}
-	if o["life"] == "same" {
+	switch o["life"] {
+	case "":
+	case "same":
 		b.Life = w.state.Boots[last].Value.Life
+	default:
+		b.Life = cluster.LifeID(o["life"])
 	}
 	w.put(cluster.KeyBoot(b.ID), b)
 }
@@ -398,5 +415,79 @@ func doWhyNode(w *world, args []string) {
 func doWarnings(w *world, _ []string) {
 	for _, warning := range Plan(Snapshot{State: w.state.Clone(), Now: w.now, Self: w.self}).Warnings {
 		w.note("  %s", warning)
+	}
+}
+
+// doLevels: levels n1 xvm pdu+switch: how a node is fenced, level by level.
+func doLevels(w *world, args []string) {
+	config := w.state.Config.Value
+	config.Nodes = slices.Clone(config.Nodes)
+	for i := range config.Nodes {
+		if string(config.Nodes[i].Name) != args[0] {
+			continue
+		}
+		for _, level := range args[1:] {
+			config.Nodes[i].Fence = append(config.Nodes[i].Fence, strings.Split(level, "+"))
+		}
+	}
+	w.put(cluster.KeyConfig, config)
+	w.probeAll()
+}
+
+// doLevel: level n1: which level its fence decision is at.
+func doLevel(w *world, args []string) {
+	fence := w.state.Fences[w.boot(cluster.NodeName(args[0]))].Value
+	w.note("attempt %d on %s is of level %d", fence.Attempt, fence.Node, fence.Level)
+}
+
+// doRetire: retire n1: takes a node out of the configuration.
+func doRetire(w *world, args []string) {
+	config := w.state.Config.Value
+	config.Nodes = slices.DeleteFunc(slices.Clone(config.Nodes), func(n cluster.NodeConfig) bool { return string(n.Name) == args[0] })
+	w.put(cluster.KeyConfig, config)
+	w.probeAll()
+}
+
+// bootsOf returns the boots of a node that are on record.
+func (w *world) bootsOf(node cluster.NodeName) []cluster.BootID {
+	var ids []cluster.BootID
+	for _, id := range slices.Sorted(maps.Keys(w.state.Boots)) {
+		if w.state.Boots[id].Value.Node == node {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// restamp is what a new leader's clock does: it sees every record for the first time.
+func (w *world) restamp() {
+	restampAll(w.state.Views, w.now)
+	restampAll(w.state.Appeals, w.now)
+	restampAll(w.state.Fences, w.now)
+	restampAll(w.state.FenceRp, w.now)
+	restampAll(w.state.Failed, w.now)
+}
+
+func restampAll[K comparable, V any](records map[K]cluster.Rec[V], now time.Duration) {
+	for key, rec := range records {
+		rec.Since = now
+		records[key] = rec
+	}
+}
+
+// doLate: late leader n2: what is planned before that command is committed
+// after it: a leader slept in between, or is none any more.
+func doLate(w *world, args []string) {
+	result := Plan(Snapshot{State: w.state.Clone(), Now: w.now, Self: w.self})
+	verbs[args[0]](w, args[1:])
+	if len(result.Orders) == 0 {
+		w.faults = append(w.faults, "nothing was planned that could be late")
+	}
+	for _, o := range result.Orders {
+		if w.commit(o.Guards, o.Writes...) {
+			w.note("%-8s late: %s", o.Kind, o.Text)
+		} else {
+			w.note("%-8s void: %s", o.Kind, o.Text)
+		}
 	}
 }

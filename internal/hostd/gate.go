@@ -102,8 +102,13 @@ func listenTCP(ctx context.Context, address string) (net.Listener, error) {
 		},
 	}
 	ln, err := config.Listen(ctx, "tcp", address)
-	if err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", address, err)
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return nil, fmt.Errorf("hostd cannot listen on %s: the port is in use; stop the other program (another hostd?)", address)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return nil, fmt.Errorf("hostd cannot listen on %s: this machine has no such address; make the host directory anew with `ringfence hostd init --address`", address)
+	case err != nil:
+		return nil, fmt.Errorf("hostd cannot listen on %s: %w", address, err)
 	}
 	return ln, nil
 }

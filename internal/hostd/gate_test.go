@@ -105,3 +105,19 @@ func TestConnectionsOfAGuestAreBounded(t *testing.T) {
 		t.Errorf("%d connections are counted, want none", l.open)
 	}
 }
+
+func TestAPortThatCannotBeHadIsNamed(t *testing.T) {
+	taken, err := listenTCP(t.Context(), "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	for _, c := range []struct{ address, want string }{
+		{taken.Addr().String(), "hostd cannot listen on " + taken.Addr().String() + ": the port is in use; stop the other program (another hostd?)"},
+		{"192.0.2.1:7411", "hostd cannot listen on 192.0.2.1:7411: this machine has no such address; make the host directory anew with `ringfence hostd init --address`"},
+	} {
+		if ln, err := listenTCP(t.Context(), c.address); err == nil || err.Error() != c.want {
+			t.Errorf("listen on %s: %v, %v; want %s", c.address, ln, err, c.want)
+		}
+	}
+}

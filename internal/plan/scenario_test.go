@@ -121,6 +121,8 @@ var verbs = map[string]func(w *world, args []string){
 	"level":    doLevel,
 	"restamp":  func(w *world, _ []string) { w.restamp() },
 	"retire":   doRetire,
+	"doom":     doDoom,
+	"tombs":    doTombs,
 }
 
 func opts(args []string) map[string]string {
@@ -313,9 +315,12 @@ func doCert(w *world, args []string) {
 	w.put(cluster.KeyCertificate(c.Life, c.Host), c)
 }
 
-// doAttempt: attempt n1 done|not-done|unknown [number=2]: the executor's report.
+// doAttempt: attempt n1 done|not-done|unknown [number=2] [boot=n1-b1]: the executor's report.
 func doAttempt(w *world, args []string) {
 	b := w.boot(cluster.NodeName(args[0]))
+	if id := opts(args[2:])["boot"]; id != "" {
+		b = cluster.BootID(id)
+	}
 	f := w.state.Fences[b].Value
 	r := cluster.FenceReport{Boot: b, Attempt: f.Attempt, Executor: f.Executor, Outcome: cluster.Outcome(strings.ReplaceAll(args[1], "-", " ")), Detail: "as the scenario says"}
 	if n := opts(args[2:])["number"]; n != "" {
@@ -338,12 +343,14 @@ func doReport(w *world, args []string) {
 	w.report(owner, cluster.ReportState(strings.ReplaceAll(args[1], "-", " ")), "as the scenario says")
 }
 
-// doPlace: place n1 h1,h2: where its life is or may be.
+// doPlace: place n1 h1,h2 | none: where its life is or may be.
 func doPlace(w *world, args []string) {
 	b := w.state.Boots[w.boot(cluster.NodeName(args[0]))].Value
 	b.Places = nil
-	for _, h := range strings.Split(args[1], ",") {
-		b.Places = append(b.Places, cluster.HostName(h))
+	if args[1] != "none" {
+		for _, h := range strings.Split(args[1], ",") {
+			b.Places = append(b.Places, cluster.HostName(h))
+		}
 	}
 	w.put(cluster.KeyBoot(b.ID), b)
 }
@@ -490,4 +497,25 @@ func doLate(w *world, args []string) {
 			w.note("%-8s void: %s", o.Kind, o.Text)
 		}
 	}
+}
+
+// doDoom: doom n2: a fence decision of which the planner knows nothing yet.
+func doDoom(w *world, args []string) {
+	b := w.boot(cluster.NodeName(args[0]))
+	w.put(cluster.KeyFence(b), cluster.Fence{
+		Boot: b, Node: cluster.NodeName(args[0]), Reason: cluster.FenceStopFailed, Detail: "as the scenario says",
+		Epoch: w.state.Leader.Value.Epoch, Attempt: 1, Executor: w.self,
+	})
+}
+
+// doTombs: tombs n1: which tombstones of a node are kept, the oldest first.
+func doTombs(w *world, args []string) {
+	var kept []cluster.BootID
+	for boot, ended := range w.state.Ended {
+		if string(ended.Value.Node) == args[0] {
+			kept = append(kept, boot)
+		}
+	}
+	slices.SortFunc(kept, func(a, b cluster.BootID) int { return int(w.state.Ended[a].Rev - w.state.Ended[b].Rev) })
+	w.note("%d tombstones: %v", len(kept), kept)
 }

@@ -132,7 +132,7 @@ func (p *planner) disarmed() string {
 
 // decideFence creates the one fence record of a boot, with its first attempt.
 func (p *planner) decideFence(b *standing, reason cluster.FenceReason, detail string) {
-	executor := p.executor(b, 1)
+	executor := p.executor(b, "")
 	if executor == "" || p.disarmed() != "" {
 		return
 	}
@@ -141,6 +141,7 @@ func (p *planner) decideFence(b *standing, reason cluster.FenceReason, detail st
 		[]cluster.Guard{
 			absent(cluster.KeyFence(b.id())), absent(cluster.KeyEnded(b.id())), absent(cluster.KeyDisarm),
 			guardOf(cluster.KeyBoot(b.id()), b.Rev),
+			guardOf(cluster.KeyAppeal(b.id()), p.s.Appeals[b.id()].Rev), // an answer that came meanwhile counts (I6)
 		},
 		cluster.Put(cluster.KeyFence(b.id()), cluster.Fence{
 			Boot: b.id(), Node: b.node(), Reason: reason, Detail: detail,
@@ -195,7 +196,7 @@ func retryDelay(attempt int) time.Duration {
 func (p *planner) retry(b *standing, fence cluster.Rec[cluster.Fence], why string) {
 	next := fence.Value
 	next.Attempt++
-	next.Executor = p.executor(b, next.Attempt)
+	next.Executor = p.executor(b, fence.Value.Executor)
 	if next.Executor == "" {
 		return
 	}
@@ -216,10 +217,11 @@ func (p *planner) fenceLevels(node cluster.NodeName) [][]string {
 	return cluster.DefaultFence()
 }
 
-// executor picks who carries out an attempt: the planning node first, then the
-// other healthy members in turn, since a device may be reachable from some only.
-func (p *planner) executor(victim *standing, attempt int) cluster.NodeName {
-	var able []cluster.NodeName
+// executor picks who carries out an attempt: first the planning node, then always
+// the next healthy member behind the last executor, since a device may be
+// reachable from some only.
+func (p *planner) executor(victim *standing, last cluster.NodeName) cluster.NodeName {
+	var able []cluster.NodeName // in the order of names, as boots are
 	for i := range p.boots {
 		b := &p.boots[i]
 		healthy := b.state == cluster.NodeMember || b.state == cluster.NodeLeaving || b.state == cluster.NodeJoining
@@ -227,11 +229,18 @@ func (p *planner) executor(victim *standing, attempt int) cluster.NodeName {
 			able = append(able, b.node())
 		}
 	}
-	if len(able) == 0 {
+	switch {
+	case len(able) == 0:
 		return ""
+	case last == "" && slices.Contains(able, p.Self):
+		return p.Self
 	}
-	first := max(slices.Index(able, p.Self), 0)
-	return able[(first+attempt-1)%len(able)]
+	for _, name := range able {
+		if name > last {
+			return name
+		}
+	}
+	return able[0]
 }
 
 func (p *planner) whyFence(b *standing) string {

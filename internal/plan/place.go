@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"time"
 
 	"ringfence/internal/cluster"
 )
@@ -72,5 +73,5 @@ func (r *serviceRun) barFailure(name cluster.NodeName) string {
 	}
 	r.wakeAt(until)
 	return fmt.Sprintf("failed to run it (%s), tried again in %v or after `ringfence service clear %s`",
-		failure.Value.Detail, (until - r.Now).Round(1e9), r.name)
+		failure.Value.Detail, (until - r.Now + time.Second - 1).Truncate(time.Second), r.name)
 }

@@ -75,12 +75,27 @@ func (r *serviceRun) probed() bool {
 		case !has || probe.Value.Boot != b.id() || probe.Value.Config < r.s.Config.Rev:
 			ok = false
 			r.why("waits until %s has looked whether it is active there", b.node())
-		case probe.Value.Active[r.name] != "":
-			ok = false
-			r.why("may be active on %s, which does not own it: %s", b.node(), probe.Value.Active[r.name])
 		}
 	}
+	if found := r.activeElsewhere(); found != "" {
+		ok = false
+		r.why("%s", found)
+	}
 	return ok
+}
+
+// activeElsewhere says which boot, not the owner, may have the service active by
+// its own probe (rules P16, P24); "" when none has. A probe that is missing says
+// nothing here: every boot was probed before it could own anything.
+func (r *serviceRun) activeElsewhere() string {
+	for i := range r.boots {
+		b := &r.boots[i]
+		probe := r.s.Probes[b.node()].Value
+		if !b.ended && b.latest && probe.Boot == b.id() && probe.Active[r.name] != "" {
+			return fmt.Sprintf("may be active on %s, which does not own it: %s", b.node(), probe.Active[r.name])
+		}
+	}
+	return ""
 }
 
 // owned looks what became of the owner, in the order of certainty.
@@ -201,7 +216,7 @@ func (r *serviceRun) afterEnd(ended cluster.Rec[cluster.Ended]) {
 		r.why("boot %s of %s has ended (%s); %s", ended.Value.Boot, ended.Value.Node, ended.Value.Evidence, why)
 		return
 	}
-	evidence := []cluster.Guard{guardOf(cluster.KeyEnded(ended.Value.Boot), ended.Rev)}
+	evidence := []cluster.Guard{guardOf(cluster.KeyEnded(ended.Value.Boot), ended.Rev), absent(cluster.KeyDisarm)}
 	r.moveOn(fmt.Sprintf("boot %s of %s has ended (%s)", ended.Value.Boot, ended.Value.Node, ended.Value.Evidence), evidence)
 }
 
@@ -220,13 +235,17 @@ func (r *serviceRun) afterFailure(b *standing) {
 	key := cluster.KeyFailure(r.name, b.node())
 	failure, _ := r.s.FailureOf(r.name, b.node())
 	next := cluster.Failure{Service: r.name, Node: b.node(), Count: failure.Value.Count + 1, Detail: r.report.Value.Detail}
-	guards := []cluster.Guard{guardOf(key, failure.Rev), guardOf(cluster.KeyReport(r.name), r.report.Rev)}
+	guards := []cluster.Guard{guardOf(key, failure.Rev), guardOf(cluster.KeyReport(r.name), r.report.Rev), absent(cluster.KeyDisarm)}
 	r.moveOn(fmt.Sprintf("%s could not run it: %s", b.node(), r.report.Value.Detail), guards, cluster.Put(key, next))
 }
 
 // moveOn gives the service to another node in one transaction with what proves
 // that the former owner may not run it any more, or releases it.
 func (r *serviceRun) moveOn(reason string, proof []cluster.Guard, also ...cluster.Write) {
+	if found := r.activeElsewhere(); r.wanted && found != "" {
+		r.why("%s; but it %s", reason, found)
+		return
+	}
 	if r.wanted && r.assign(reason, proof, also...) {
 		return
 	}

@@ -253,5 +253,9 @@ func (p *planner) whyFence(b *standing) string {
 	if !ok {
 		return text + " is under way"
 	}
-	return fmt.Sprintf("%s; last report, of attempt %d: %s, %s", text, report.Value.Attempt, report.Value.Outcome, report.Value.Detail)
+	text = fmt.Sprintf("%s; last report, of attempt %d: %s, %s", text, report.Value.Attempt, report.Value.Outcome, report.Value.Detail)
+	if report.Value.Outcome == cluster.OutcomeDone {
+		return text
+	}
+	return fmt.Sprintf("%s; attempts go on; where no host can answer, turn it off by hand and say so with `ringfence node confirm-dead %s`", text, b.node())
 }

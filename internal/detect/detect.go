@@ -80,12 +80,6 @@ func (d *Detector) Tick(now time.Duration, peers map[cluster.BootID]Limits) Verd
 	return verdict
 }
 
-// Last returns when a boot was last heard, for display.
-func (d *Detector) Last(boot cluster.BootID) (time.Duration, bool) {
-	at, known := d.heard[boot]
-	return at, known
-}
-
 // startOver forgets what was heard before a gap, so that every peer gets a
 // fresh window, and abstains until the longest of them has passed.
 func (d *Detector) startOver(now time.Duration, peers map[cluster.BootID]Limits) {

@@ -159,24 +159,6 @@ func (d *Driver) BootOf(life cluster.LifeID) cluster.BootID {
 // that was here and does not run any more has ended. hostd asks for it.
 func (d *Driver) Immobile() bool { return true }
 
-// EndOf reports whether the state directory proves that the life ended here,
-// also while no driver ran, and why as far as it is known. A guest of this
-// driver cannot migrate or be saved, so a life that is over has ended.
-func (d *Driver) EndOf(ctx context.Context, id cluster.GuestID, life cluster.LifeID) (hypervisor.Reason, bool, error) {
-	config, err := d.find(ctx, id)
-	if err != nil {
-		return "", false, err
-	}
-	if err := d.settleNow(ctx, config); err != nil {
-		return "", false, err
-	}
-	rec, err := d.load(id)
-	if err != nil || !rec.Ended || rec.Life != life || rec.Life.HostBoot() != d.hostBoot {
-		return "", false, err
-	}
-	return rec.Reason, true, nil
-}
-
 func (d *Driver) ready(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err

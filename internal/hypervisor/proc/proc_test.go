@@ -372,14 +372,17 @@ func testQuietHoldsEventsAndNothingElse(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.kill(t, id)
-	reason, ended := hypervisor.ReasonUnknown, false
-	for !ended {
-		if reason, ended, err = d.EndOf(t.Context(), id, life); err != nil {
+	var rec record
+	for !rec.Ended {
+		if err := d.settleNow(t.Context(), config.Guests[0]); err != nil {
+			t.Fatal(err)
+		}
+		if rec, err = d.load(id); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if reason != hypervisor.ReasonDestroyed || !w.gone(t, id) {
-		t.Errorf("a quiet host cleans up all the same: reason %q", reason)
+	if rec.Reason != hypervisor.ReasonDestroyed || rec.Life != life || !w.gone(t, id) {
+		t.Errorf("a quiet host cleans up all the same: %+v", rec)
 	}
 	if err := d.observe(t.Context(), id); err != nil { // the event is made by now
 		t.Fatal(err)

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"ringfence/internal/clock"
 	"ringfence/internal/cluster"
 	"ringfence/internal/decisions"
 	"ringfence/internal/heartbeat"
@@ -56,7 +57,7 @@ func RunNode(ctx context.Context, o NodeOptions) (err error) {
 	if err := os.MkdirAll(o.RunDir, 0o700); err != nil {
 		return fmt.Errorf("run directory: %w", err)
 	}
-	r := &nodeRun{NodeOptions: o, data: data, began: time.Now(), fatal: make(chan error, 1)}
+	r := &nodeRun{NodeOptions: o, data: data, clock: clock.New(time.Now()), fatal: make(chan error, 1)}
 	defer func() { err = errors.Join(err, r.down.run()) }()
 	return r.run(ctx)
 }
@@ -65,7 +66,7 @@ func RunNode(ctx context.Context, o NodeOptions) (err error) {
 type nodeRun struct {
 	NodeOptions
 	data  *pki.Data
-	began time.Time
+	clock clock.Clock
 	fatal chan error // the store cannot go on
 	down  teardown
 
@@ -73,9 +74,6 @@ type nodeRun struct {
 	events *nodeapi.EventLog
 	node   *node.Node
 }
-
-// now is the monotonic clock of this run.
-func (r *nodeRun) now() time.Duration { return time.Since(r.began) }
 
 func (r *nodeRun) run(ctx context.Context) error {
 	if err := r.openStore(ctx); err != nil {
@@ -106,7 +104,7 @@ func (r *nodeRun) run(ctx context.Context) error {
 	r.node = node.New(node.Config{
 		Self: boot, Cluster: r.data.Identity.Cluster, Incarnation: r.data.Identity.Incarnation,
 		Store: r.store, Raft: r.store, Beats: beats, DialHost: r.dialHost, Agents: agents.Find,
-		SaveDecision: saved.Save, OnChange: r.change, OnDoubt: agents.Announce, Now: r.now, Log: r.Log,
+		SaveDecision: saved.Save, OnChange: r.change, OnDoubt: agents.Announce, Clock: r.clock, Log: r.Log,
 	})
 	if err := r.serve(agents); err != nil {
 		return err
@@ -247,7 +245,7 @@ func (r *nodeRun) openBeats(boot cluster.BootID) (*heartbeat.Transport, error) {
 	id := r.data.Identity
 	beats, err := heartbeat.New(heartbeat.Config{
 		Address: id.Address, Port: id.BeatPort, Cluster: id.Cluster, Key: r.data.BeatKey,
-		Node: id.Node, Boot: boot, Logger: r.Log, Now: r.now,
+		Node: id.Node, Boot: boot, Logger: r.Log, Now: r.clock.Now,
 	})
 	if err != nil {
 		return nil, err
@@ -270,7 +268,7 @@ func (r *nodeRun) serve(agents *Agents) error {
 		Self: r.data.Identity.Node, Mirror: r.node.Mirror, Store: r.store, Leave: r.node.Leave,
 		RaftLeader: r.store.Leader, Votes: func(n cluster.NodeName) bool { return r.store.Votes(string(n)) }, HostReachable: r.node.HostReachable, GuestSeen: r.node.GuestSeen,
 		CheckResource: agents.Check, NewToken: r.newToken, CACert: caPEM,
-		Warnings: r.warnings, Now: r.now, Events: r.events, Log: r.Log,
+		Warnings: r.warnings, Now: r.clock.Now, Events: r.events, Log: r.Log,
 	})
 	ln, err := nodeapi.Listen(filepath.Join(r.RunDir, nodeapi.SocketName))
 	if err != nil {
@@ -284,7 +282,7 @@ func (r *nodeRun) serve(agents *Agents) error {
 func (r *nodeRun) serveJoin() error {
 	admitter := nodeapi.NewAdmitter(nodeapi.AdmitConfig{
 		Identity: r.data.Identity, Mirror: r.node.Mirror, Store: r.store, Voters: r.store, CA: r.data.CA,
-		BeatKey: r.data.BeatKey, RaftLeader: r.store.Leader, Wall: time.Now, Now: r.now, Log: r.Log,
+		BeatKey: r.data.BeatKey, RaftLeader: r.store.Leader, Wall: time.Now, Now: r.clock.Now, Log: r.Log,
 	})
 	ln, err := nodeapi.ListenJoin(r.data.Identity.Address, r.data.Identity.JoinPort)
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"ringfence/internal/cli"
+	"ringfence/internal/clock"
 	"ringfence/internal/cluster"
 	"ringfence/internal/mirror"
 	"ringfence/internal/nodeapi"
@@ -56,7 +57,7 @@ func runWorld(ctx context.Context, o cli.NodeOptions) error {
 		return err
 	}
 	events := nodeapi.NewEventLog(time.Now)
-	w.mirror = mirror.New(w.store, w.now, o.Log, events.OnChange)
+	w.mirror = mirror.New(w.store, clock.New(w.began), o.Log, events.OnChange)
 	lead := func() (string, bool, bool) { return "n1", true, true }
 	caPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: data.Credentials.CA.Raw})
 	api := nodeapi.NewServer(nodeapi.Deps{

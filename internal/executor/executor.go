@@ -20,6 +20,7 @@ import (
 	"sync"
 	"time"
 
+	"ringfence/internal/clock"
 	"ringfence/internal/cluster"
 	"ringfence/internal/mirror"
 	"ringfence/internal/resource"
@@ -34,7 +35,7 @@ type Config struct {
 	Mirror *mirror.Mirror
 	// Agents finds the agent for a resource's agent string.
 	Agents func(agent string) (resource.Agent, error)
-	Now    func() time.Duration
+	Clock  clock.Clock
 	Log    *slog.Logger
 }
 
@@ -227,7 +228,7 @@ func (e *Executor) call(ctx context.Context, slots chan struct{}, limit time.Dur
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, limit)
+	ctx, cancel := e.Clock.WithTimeout(ctx, limit)
 	defer cancel()
 	return f(ctx)
 }

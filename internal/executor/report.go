@@ -5,6 +5,7 @@ import (
 	"strings"
 	"sync"
 
+	"ringfence/internal/clock"
 	"ringfence/internal/cluster"
 	"ringfence/internal/store"
 )
@@ -98,7 +99,7 @@ func (r *reporter) run(ctx context.Context) {
 			continue
 		}
 		if !r.commit(ctx, report) {
-			sleep(ctx, commitRetry)
+			clock.Sleep(ctx, r.w.Clock, commitRetry)
 			continue
 		}
 		r.mu.Lock()
@@ -123,7 +124,7 @@ func (r *reporter) commit(ctx context.Context, report cluster.Report) bool {
 	if !known || owner.Value.Boot != report.Boot || owner.Value.Generation != report.Generation {
 		return true // somebody else's by now
 	}
-	commitCtx, cancel := context.WithTimeout(ctx, commitTimeout)
+	commitCtx, cancel := r.w.Clock.WithTimeout(ctx, commitTimeout)
 	defer cancel()
 	rev, err := r.w.Store.Commit(commitCtx, store.Tx{
 		Guards: []cluster.Guard{{Key: cluster.KeyOwner(report.Service), Rev: owner.Rev}, guard},

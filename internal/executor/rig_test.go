@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"ringfence/internal/clock"
 	"ringfence/internal/cluster"
 	"ringfence/internal/executor"
 	"ringfence/internal/mirror"
@@ -63,10 +64,10 @@ func (r *rig) daemon(link string, wrap func(store.Store) store.Store) {
 		st = wrap(st)
 	}
 	log := slog.New(slog.DiscardHandler)
-	now := func() time.Duration { return time.Since(r.start) }
-	m := mirror.New(r.client, now, log, nil)
+	clk := clock.New(r.start)
+	m := mirror.New(r.client, clk, log, nil)
 	r.exec = executor.New(executor.Config{
-		Node: "n1", Boot: "b1", Store: st, Mirror: m, Now: now, Log: log,
+		Node: "n1", Boot: "b1", Store: st, Mirror: m, Clock: clk, Log: log,
 		Agents: func(name string) (resource.Agent, error) {
 			if name != "fake" {
 				return nil, fmt.Errorf("no agent %q", name)

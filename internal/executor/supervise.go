@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"time"
 
+	"ringfence/internal/clock"
 	"ringfence/internal/cluster"
 	"ringfence/internal/plan"
 	"ringfence/internal/resource"
@@ -90,7 +90,7 @@ func (w *worker) poll(ctx context.Context, agent resource.Agent, r cluster.Resou
 		if err := w.monitor(ctx, agent, r); err != nil || ctx.Err() != nil {
 			return err
 		}
-		sleep(ctx, r.MonitorInterval)
+		clock.Sleep(ctx, w.Clock, r.MonitorInterval)
 	}
 }
 
@@ -120,7 +120,7 @@ func (e *Executor) look(ctx context.Context, agent resource.Agent, call resource
 // policy and the latch allow, else gives the generation up.
 func (w *worker) repair(ctx context.Context, t trouble) {
 	owner := w.running
-	w.restarts = plan.RestartsWithin(w.restarts, w.Now(), owner.Definition.RestartWindow)
+	w.restarts = plan.RestartsWithin(w.restarts, w.Clock.Now(), owner.Definition.RestartWindow)
 	o := w.order()
 	if !o.run || o.owner.Value.Generation != owner.Generation {
 		return // a stop order came in between; run takes it up
@@ -129,10 +129,10 @@ func (w *worker) repair(ctx context.Context, t trouble) {
 		w.giveUp(ctx, fmt.Errorf("%w (restarted %d times in %v)", t.err, len(w.restarts), owner.Definition.RestartWindow))
 		return
 	}
-	w.restarts = append(w.restarts, w.Now())
+	w.restarts = append(w.restarts, w.Clock.Now())
 	w.log.Warn("resource failed; restarted in place under the same ticket", "generation", owner.Generation, "restart", len(w.restarts), "err", t.err)
 	w.reports.put(cluster.ReportRestarting, owner.Generation, t.err.Error(), len(w.restarts))
-	began := time.Now()
+	began := w.Clock.Now()
 	if err := w.stopFrom(ctx, t.index); err != nil {
 		w.giveUp(ctx, errors.Join(t.err, err))
 		return
@@ -141,6 +141,6 @@ func (w *worker) repair(ctx context.Context, t trouble) {
 		w.giveUp(ctx, errors.Join(t.err, err))
 		return
 	}
-	w.log.Info("service runs again", "generation", owner.Generation, "took", time.Since(began))
+	w.log.Info("service runs again", "generation", owner.Generation, "took", w.Clock.Now()-began)
 	w.reports.put(cluster.ReportRunning, owner.Generation, t.err.Error(), len(w.restarts))
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"ringfence/internal/clock"
 	"ringfence/internal/cluster"
 	"ringfence/internal/store"
 )
@@ -43,7 +44,7 @@ func (w *worker) ticket(ctx context.Context, o order) (adopted, ok bool) {
 		if !adopted {
 			w.tried = o.owner.Value.Generation
 		}
-		commitCtx, cancel := context.WithTimeout(ctx, commitTimeout)
+		commitCtx, cancel := w.Clock.WithTimeout(ctx, commitTimeout)
 		rev, err := w.Store.Commit(commitCtx, tx)
 		cancel()
 		if err == nil {
@@ -54,7 +55,7 @@ func (w *worker) ticket(ctx context.Context, o order) (adopted, ok bool) {
 			return adopted, true
 		}
 		w.log.Debug("start ticket not committed", "generation", o.owner.Value.Generation, "err", err)
-		sleep(ctx, commitRetry)
+		clock.Sleep(ctx, w.Clock, commitRetry)
 	}
 	return false, false
 }
@@ -102,11 +103,4 @@ func (w *worker) stands(s *cluster.State, owner cluster.Owner) bool {
 func (w *worker) ticketed(owner cluster.Owner) (yes bool) {
 	w.Mirror.Read(func(s *cluster.State) { yes = w.stands(s, owner) })
 	return yes
-}
-
-func sleep(ctx context.Context, d time.Duration) {
-	select {
-	case <-ctx.Done():
-	case <-time.After(d):
-	}
 }

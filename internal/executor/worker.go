@@ -345,7 +345,7 @@ func (w *worker) stopAndReport(ctx context.Context, state cluster.ReportState, d
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(stopRetry):
+		case <-w.Clock.After(stopRetry):
 		}
 	}
 }

@@ -33,6 +33,7 @@ var packages = []struct {
 	{"internal/web", shell},
 	{"scripts/...", shell},
 
+	{"internal/clock", adapters},
 	{"internal/config", adapters},
 	{"internal/decisions", adapters},
 	{"internal/executor", adapters},

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"ringfence/internal/clock"
 	"ringfence/internal/cluster"
 	"ringfence/internal/store"
 )
@@ -34,26 +35,27 @@ type Change struct {
 // Mirror is the copy. Make it with New and run it with Run.
 type Mirror struct {
 	store    store.Store
-	now      func() time.Duration
+	clock    clock.Clock
 	log      *slog.Logger
 	onChange func(before, after *cluster.State, c Change)
 
-	mu      sync.Mutex // guards state, keys and changed
+	mu      sync.Mutex // guards state, copied, keys and changed
 	state   cluster.State
+	copied  *cluster.State // of state, for Snapshot; nil when state has changed since
 	keys    map[string]cluster.Revision
 	changed chan struct{}
 	ready   chan struct{}
 	isReady bool
 }
 
-// New returns a mirror of st that is empty until Run has loaded it. now is the
-// node's monotonic clock. onChange, if not nil, is called from the mirror's
+// New returns a mirror of st that is empty until Run has loaded it. clk is the
+// node's. onChange, if not nil, is called from the mirror's
 // goroutine for every change after the first load, in the order of revisions;
 // of what happened while the store could not be followed it gets the outcome,
 // deletions last. It must neither block nor call the mirror.
-func New(st store.Store, now func() time.Duration, log *slog.Logger, onChange func(before, after *cluster.State, c Change)) *Mirror {
+func New(st store.Store, clk clock.Clock, log *slog.Logger, onChange func(before, after *cluster.State, c Change)) *Mirror {
 	return &Mirror{
-		store: st, now: now, log: log.With("component", "mirror"), onChange: onChange,
+		store: st, clock: clk, log: log.With("component", "mirror"), onChange: onChange,
 		keys: map[string]cluster.Revision{}, changed: make(chan struct{}), ready: make(chan struct{}),
 	}
 }
@@ -71,7 +73,7 @@ func (m *Mirror) Run(ctx context.Context) error {
 		m.log.Debug("store cannot be followed", "err", err)
 		select {
 		case <-ctx.Done():
-		case <-time.After(retryDelay):
+		case <-m.clock.After(retryDelay):
 		}
 	}
 	return ctx.Err()
@@ -79,7 +81,7 @@ func (m *Mirror) Run(ctx context.Context) error {
 
 // follow loads everything, then applies changes until the watch breaks.
 func (m *Mirror) follow(ctx context.Context) error {
-	loadCtx, cancel := context.WithTimeout(ctx, loadTimeout)
+	loadCtx, cancel := m.clock.WithTimeout(ctx, loadTimeout)
 	kvs, rev, err := m.store.Load(loadCtx, cluster.Prefix)
 	cancel()
 	if err != nil {
@@ -129,7 +131,7 @@ func (m *Mirror) take(rev cluster.Revision, changes []store.Change, first bool) 
 		if m.onChange != nil && !first {
 			before = m.state.Clone()
 		}
-		if err := m.state.Apply(c.KV, c.Deleted, m.now()); err != nil {
+		if err := m.state.Apply(c.KV, c.Deleted, m.clock.Now()); err != nil {
 			m.log.Error("record cannot be read; it is passed over", "err", err)
 		}
 		if c.Deleted {
@@ -142,6 +144,7 @@ func (m *Mirror) take(rev cluster.Revision, changes []store.Change, first bool) 
 		}
 	}
 	m.state.Rev = max(m.state.Rev, rev)
+	m.copied = nil
 	close(m.changed)
 	m.changed = make(chan struct{})
 }
@@ -149,12 +152,16 @@ func (m *Mirror) take(rev cluster.Revision, changes []store.Change, first bool) 
 // Ready is closed once the first load is complete.
 func (m *Mirror) Ready() <-chan struct{} { return m.ready }
 
-// Snapshot returns a copy of the state and a channel that is closed at the
-// next change.
+// Snapshot returns a copy of the state, which callers share and must not
+// change, and a channel that is closed at the next change.
 func (m *Mirror) Snapshot() (cluster.State, <-chan struct{}) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.state.Clone(), m.changed
+	if m.copied == nil {
+		s := m.state.Clone()
+		m.copied = &s
+	}
+	return *m.copied, m.changed
 }
 
 // Read calls f with the state, which f must neither keep nor change, and

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"ringfence/internal/clock"
 	"ringfence/internal/cluster"
 	"ringfence/internal/mirror"
 	"ringfence/internal/store"
@@ -38,7 +39,7 @@ func inBubble(t *testing.T, before []string, test func(r *rig)) {
 		for _, name := range before {
 			r.write(name, "old")
 		}
-		r.m = mirror.New(r.link, func() time.Duration { return time.Since(began) }, slog.New(slog.DiscardHandler), r.note)
+		r.m = mirror.New(r.link, clock.New(began), slog.New(slog.DiscardHandler), r.note)
 		ctx, cancel := context.WithCancel(context.Background())
 		go func() { r.done <- r.m.Run(ctx) }()
 		t.Cleanup(func() { cancel(); <-r.done })
@@ -122,7 +123,7 @@ func TestNotReadyBeforeTheFirstLoad(t *testing.T) {
 	inBubble(t, nil, func(r *rig) {
 		link := r.server.Client("other")
 		link.SetFault(mem.Cut())
-		m := mirror.New(link, func() time.Duration { return 0 }, slog.New(slog.DiscardHandler), nil)
+		m := mirror.New(link, clock.New(time.Now()), slog.New(slog.DiscardHandler), nil)
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan error, 1)
 		go func() { done <- m.Run(ctx) }()

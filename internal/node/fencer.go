@@ -41,9 +41,9 @@ func (n *Node) fenceLoop(ctx context.Context) error {
 func (n *Node) attempt(ctx context.Context, s cluster.State, fence cluster.Rec[cluster.Fence]) {
 	log := n.Log.With("component", "fencer", "victim", fence.Value.Node, "victim_boot", fence.Value.Boot, "attempt", fence.Value.Attempt)
 	log.Info("fence attempt", "reason", string(fence.Value.Reason), "detail", fence.Value.Detail)
-	began := time.Now()
+	began := n.Clock.Now()
 	outcome, detail := n.fenceLevel(ctx, &s, fence.Value)
-	log.Info("fence attempt ended", "outcome", string(outcome), "detail", detail, "took", time.Since(began))
+	log.Info("fence attempt ended", "outcome", string(outcome), "detail", detail, "took", n.Clock.Now()-began)
 	n.reportAttempt(ctx, fence, outcome, detail)
 }
 
@@ -72,7 +72,7 @@ func (n *Node) reportAttempt(ctx context.Context, fence cluster.Rec[cluster.Fenc
 		if errors.Is(err, store.ErrConflict) && !n.stillCounts(&fence, outcome) {
 			return
 		}
-		sleep(ctx, commitRetry)
+		n.sleep(ctx, commitRetry)
 	}
 }
 

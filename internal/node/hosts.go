@@ -111,7 +111,7 @@ func (h *hosts) follow(ctx context.Context, link *hostLink) {
 		if h.setAlive(link, false) && ctx.Err() == nil {
 			log.Warn("host cannot be asked", "err", err)
 		}
-		sleep(ctx, delay)
+		h.n.sleep(ctx, delay)
 		delay = min(2*delay, redialMost)
 	}
 }
@@ -163,7 +163,7 @@ func (h *hosts) off(ctx context.Context, name cluster.HostName, guest cluster.Gu
 	if link == nil {
 		return hostapi.Reply{}, fmt.Errorf("not enrolled in this cluster: run `ringfence host add`")
 	}
-	ctx, cancel := context.WithTimeout(ctx, fenceTimeout)
+	ctx, cancel := h.n.Clock.WithTimeout(ctx, fenceTimeout)
 	defer cancel()
 	return link.client.Off(ctx, guest, o)
 }
@@ -270,7 +270,7 @@ func (h *hosts) ack(ctx context.Context, cert cluster.DeathCertificate, rev clus
 	if link == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
+	ctx, cancel := h.n.Clock.WithTimeout(ctx, commitTimeout)
 	defer cancel()
 	if err := link.client.Ack(ctx, hostapi.Ack{Seq: cert.Seq, Revision: rev}); err != nil {
 		h.n.Log.Debug("certificate not acknowledged", "component", "hosts", "host", cert.Host, "err", err)

@@ -211,7 +211,7 @@ func (n *Node) planOnce(ctx context.Context, now time.Duration) time.Duration {
 	again := n.carryOut(ctx, result.Orders)
 	pause := planPoll
 	if result.Wake > 0 {
-		pause = min(pause, max(result.Wake-n.Now(), time.Millisecond))
+		pause = min(pause, max(result.Wake-n.Clock.Now(), time.Millisecond))
 	}
 	if again {
 		pause = commitRetry
@@ -223,7 +223,7 @@ func (n *Node) planOnce(ctx context.Context, now time.Duration) time.Duration {
 // what earlier ones wrote; it stops at the first that may not be repeated blindly.
 func (n *Node) carryOut(ctx context.Context, orders []plan.Order) (again bool) {
 	for _, o := range orders {
-		commitCtx, cancel := context.WithTimeout(ctx, commitTimeout)
+		commitCtx, cancel := n.Clock.WithTimeout(ctx, commitTimeout)
 		rev, err := n.Store.Commit(commitCtx, store.Tx{Guards: o.Guards, Writes: o.Writes})
 		if err == nil {
 			n.Log.Info("order committed", "component", "lead", "epoch", n.epoch, "order", string(o.Kind), "subject", o.Subject, "text", o.Text, "revision", rev)
@@ -249,7 +249,7 @@ const steerPause = 2 * time.Second
 // finds a store that can commit its certificate at once.
 func (n *Node) steerLoop(ctx context.Context) error {
 	for ctx.Err() == nil {
-		sleep(ctx, steerPause)
+		n.sleep(ctx, steerPause)
 		if n.Raft == nil {
 			continue
 		}
@@ -261,7 +261,7 @@ func (n *Node) steerLoop(ctx context.Context) error {
 		if target == "" {
 			continue
 		}
-		moveCtx, cancel := context.WithTimeout(ctx, commitTimeout)
+		moveCtx, cancel := n.Clock.WithTimeout(ctx, commitTimeout)
 		err := n.Raft.MoveLeader(moveCtx, string(target))
 		cancel()
 		n.Log.Debug("raft leadership handed over", "component", "steer", "to", target, "err", err)

@@ -17,6 +17,7 @@ import (
 	"sync"
 	"time"
 
+	"ringfence/internal/clock"
 	"ringfence/internal/cluster"
 	"ringfence/internal/executor"
 	"ringfence/internal/heartbeat"
@@ -74,7 +75,7 @@ type Config struct {
 	// OnDoubt is called when this node may have been away from its network: it
 	// was paused, or hears again whom it did not. Addresses are announced anew.
 	OnDoubt func()
-	Now     func() time.Duration
+	Clock   clock.Clock // this machine's
 	Log     *slog.Logger
 }
 
@@ -107,10 +108,10 @@ type Node struct {
 func New(c Config) *Node {
 	n := &Node{Config: c, tried: map[cluster.BootID]int{}, leave: make(chan struct{})}
 	n.Log = c.Log.With("node", c.Self.Node, "boot", c.Self.ID)
-	n.Mirror = mirror.New(c.Store, c.Now, n.Log, c.OnChange)
+	n.Mirror = mirror.New(c.Store, c.Clock, n.Log, c.OnChange)
 	n.Executor = executor.New(executor.Config{
 		Node: c.Self.Node, Boot: c.Self.ID, Store: c.Store, Mirror: n.Mirror,
-		Agents: c.Agents, Now: c.Now, Log: n.Log,
+		Agents: c.Agents, Clock: c.Clock, Log: n.Log,
 	})
 	n.pulse.init(n)
 	n.hosts.init(n)
@@ -170,13 +171,13 @@ func (n *Node) each(ctx context.Context, f func(ctx context.Context, now time.Du
 func (n *Node) eachOr(ctx context.Context, wake <-chan struct{}, f func(ctx context.Context, now time.Duration) (time.Duration, error)) error {
 	for ctx.Err() == nil {
 		changed := n.Mirror.Read(func(*cluster.State) {})
-		pause, err := f(ctx, n.Now())
+		pause, err := f(ctx, n.Clock.Now())
 		if err != nil {
 			return err
 		}
 		var timer <-chan time.Time
 		if pause > 0 {
-			timer = time.After(pause)
+			timer = n.Clock.After(pause)
 		}
 		select {
 		case <-ctx.Done():
@@ -200,7 +201,7 @@ const (
 // commit carries out one transaction with a deadline and waits until the
 // mirror shows it, so that the caller's next look is not older than its act.
 func (n *Node) commit(ctx context.Context, tx store.Tx) (cluster.Revision, error) {
-	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
+	ctx, cancel := n.Clock.WithTimeout(ctx, commitTimeout)
 	defer cancel()
 	rev, err := n.Store.Commit(ctx, tx)
 	if err != nil {
@@ -209,9 +210,4 @@ func (n *Node) commit(ctx context.Context, tx store.Tx) (cluster.Revision, error
 	return rev, n.Mirror.WaitFor(ctx, rev)
 }
 
-func sleep(ctx context.Context, d time.Duration) {
-	select {
-	case <-ctx.Done():
-	case <-time.After(d):
-	}
-}
+func (n *Node) sleep(ctx context.Context, d time.Duration) { clock.Sleep(ctx, n.Clock, d) }

@@ -48,14 +48,16 @@ func (p *pulse) init(n *Node) {
 // time at which they arrived, so that reading them late loses nothing, and
 // spares this process most of its wake-ups at rest.
 func (p *pulse) run(ctx context.Context) error {
-	ticker := time.NewTicker(detect.Interval)
-	defer ticker.Stop()
+	next := p.n.Clock.Now()
 	for {
+		next += detect.Interval
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-ticker.C:
-			p.iterate(p.n.Now())
+		case <-p.n.Clock.After(next - p.n.Clock.Now()):
+			now := p.n.Clock.Now()
+			next = max(next, now-detect.Interval) // beats that were missed are not caught up on
+			p.iterate(now)
 		}
 	}
 }
@@ -194,7 +196,7 @@ func (p *pulse) writeViews(ctx context.Context) error {
 		}
 		var refresh <-chan time.Time
 		if len(verdict.Silent) > 0 || !sameVerdict(verdict, written) {
-			refresh = time.After(viewRefresh)
+			refresh = p.n.Clock.After(viewRefresh)
 		}
 		select {
 		case <-ctx.Done():
@@ -207,7 +209,7 @@ func (p *pulse) writeViews(ctx context.Context) error {
 
 func (p *pulse) writeView(ctx context.Context, verdict detect.Verdict) bool {
 	view := cluster.View{Node: p.n.Self.Node, Boot: p.n.Self.ID, Silent: verdict.Silent, Abstain: verdict.Abstain}
-	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
+	ctx, cancel := p.n.Clock.WithTimeout(ctx, commitTimeout)
 	defer cancel()
 	_, err := p.n.Store.Commit(ctx, store.Tx{
 		Guards: []cluster.Guard{{Key: cluster.KeyEnded(p.n.Self.ID)}},

@@ -31,7 +31,7 @@ func (n *Node) register(ctx context.Context) error {
 		if done || err != nil {
 			return err
 		}
-		sleep(ctx, commitRetry)
+		n.sleep(ctx, commitRetry)
 	}
 	return ctx.Err()
 }
@@ -102,7 +102,7 @@ func (n *Node) noteLife(ctx context.Context, known cluster.Rec[cluster.Boot]) (d
 // left running, when the boot must not go on (rules P7, P19): hygiene, not
 // evidence.
 func (n *Node) stopLeftovers(ctx context.Context, s *cluster.State) {
-	ctx, cancel := context.WithTimeout(ctx, doomStop)
+	ctx, cancel := n.Clock.WithTimeout(ctx, doomStop)
 	defer cancel()
 	defs := slices.Clone(s.Config.Value.Services)
 	for _, owner := range s.Owners {

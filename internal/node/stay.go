@@ -62,7 +62,7 @@ func (n *Node) doomLoop(ctx context.Context) error {
 			return 0, nil
 		}
 		n.Log.Error("this boot is doomed: it stops everything and ends", "component", "doom", "reason", why)
-		stopCtx, cancel := context.WithTimeout(ctx, doomStop)
+		stopCtx, cancel := n.Clock.WithTimeout(ctx, doomStop)
 		defer cancel()
 		if err := n.Executor.StopAll(stopCtx, "this boot is doomed"); err != nil {
 			n.Log.Error("not everything could be stopped", "component", "doom", "err", err)
@@ -109,13 +109,13 @@ const (
 // budgetLoop holds all services while the store is out of reach for longer than
 // the budget: a minority ends with nothing active.
 func (n *Node) budgetLoop(ctx context.Context) error {
-	last := n.Now()
+	last := n.Clock.Now()
 	held := false
 	for ctx.Err() == nil {
-		checkCtx, cancel := context.WithTimeout(ctx, commitTimeout)
+		checkCtx, cancel := n.Clock.WithTimeout(ctx, commitTimeout)
 		_, _, err := n.Store.Load(checkCtx, cluster.KeyLeader)
 		cancel()
-		now := n.Now()
+		now := n.Clock.Now()
 		switch {
 		case err == nil:
 			last = now
@@ -133,7 +133,7 @@ func (n *Node) budgetLoop(ctx context.Context) error {
 		if err == nil {
 			pause = budgetRest
 		}
-		sleep(ctx, pause)
+		n.sleep(ctx, pause)
 	}
 	return ctx.Err()
 }
@@ -223,7 +223,7 @@ func (n *Node) accountFor(s *cluster.State) (guards []cluster.Guard, waits []str
 // setLeaving closes the door for assignments: they compare the boot record.
 // Without a quorum it gives up, since no assignment can commit then either.
 func (n *Node) setLeaving(ctx context.Context) {
-	for began := n.Now(); ctx.Err() == nil && n.Now()-began < leaveAnnounce; {
+	for began := n.Clock.Now(); ctx.Err() == nil && n.Clock.Now()-began < leaveAnnounce; {
 		s, _ := n.Mirror.Snapshot()
 		boot := s.Boots[n.Self.ID]
 		if boot.Value.Phase == cluster.PhaseLeaving {
@@ -236,7 +236,7 @@ func (n *Node) setLeaving(ctx context.Context) {
 			Writes: []cluster.Write{cluster.Put(cluster.KeyBoot(next.ID), next)},
 		})
 		if err != nil {
-			sleep(ctx, commitRetry)
+			n.sleep(ctx, commitRetry)
 		}
 	}
 }

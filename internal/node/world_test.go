@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"ringfence/internal/clock"
 	"ringfence/internal/cluster"
 	"ringfence/internal/heartbeat"
 	"ringfence/internal/hostclient"
@@ -149,7 +150,7 @@ func (w *world) daemon(g *guest) {
 			}
 			return g.agent, nil
 		},
-		Now: w.now, Log: slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Clock: clock.New(w.start), Log: slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
 	node := g.node
 	w.mu.Unlock()

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"ringfence/internal/clock"
 	"ringfence/internal/cluster"
 	"ringfence/internal/config"
 	"ringfence/internal/mirror"
@@ -52,7 +53,7 @@ func newBench(t *testing.T) *bench {
 	must(t, err)
 	b.data, err = pki.Open(dir, time.Now())
 	must(t, err)
-	b.mirror = mirror.New(b.mem, b.now, log, b.events.OnChange)
+	b.mirror = mirror.New(b.mem, handClock{clock.New(time.Now()), b}, log, b.events.OnChange)
 	b.deps = Deps{
 		Self: "n1", Mirror: b.mirror, Store: b.mem, Leave: func() { b.set(func() { b.left = true }) },
 		RaftLeader:    func() (string, bool, bool) { b.mu.Lock(); defer b.mu.Unlock(); return "n1", true, b.quorum },
@@ -101,6 +102,14 @@ func (b *bench) run(f func(context.Context)) {
 	go func() { defer close(done); f(ctx) }()
 	b.t.Cleanup(func() { cancel(); <-done })
 }
+
+// handClock shows what the bench was set to; it waits by real time.
+type handClock struct {
+	clock.Clock
+	b *bench
+}
+
+func (c handClock) Now() time.Duration { return c.b.now() }
 
 func (b *bench) now() time.Duration {
 	b.mu.Lock()

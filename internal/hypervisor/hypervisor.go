@@ -41,7 +41,11 @@ const (
 	StateRunning GuestState = "running"
 	StatePaused  GuestState = "paused" // exists, makes no progress; can be continued
 	StateOff     GuestState = "off"    // no process of the hypervisor runs it; Life is ""
-	StateSaved   GuestState = "saved"  // off with a memory image that can be restored
+	StateSaved   GuestState = "saved"  // off with a memory image that can be restored; Life is ""
+	// StateArriving: the target of a migration that has not switched over. The
+	// guest exists here and does not run here; Life is the one that arrives. A
+	// guest whose migration goes out is running at its source until then.
+	StateArriving GuestState = "arriving"
 )
 
 // Guest is one guest as the hypervisor reports it.
@@ -49,7 +53,7 @@ type Guest struct {
 	ID    cluster.GuestID
 	Name  string
 	State GuestState
-	Life  cluster.LifeID // "" when State is StateOff or StateUnknown
+	Life  cluster.LifeID // "" when State is StateOff, StateSaved or StateUnknown
 }
 
 // EventKind is what happened to a guest.
@@ -62,6 +66,21 @@ const (
 	EventPaused   EventKind = "paused"
 	EventUnpaused EventKind = "unpaused"
 	EventInside   EventKind = "inside" // panic, reset or guest reboot in the same life: a hint, no end
+
+	// A migration is told at both ends. The source tells leaving, then ended with
+	// ReasonMigrated, which may come late; the target tells arriving, then started
+	// with ReasonMigrated and the same life. One that comes to nothing ends with
+	// stayed instead, at each end where it had begun and the life has not ended.
+	// These three have no Reason.
+
+	// EventLeaving: an outgoing migration of the life has begun here.
+	EventLeaving EventKind = "leaving"
+	// EventArriving: an incoming migration of the life is about to begin here;
+	// the guest does not run here yet.
+	EventArriving EventKind = "arriving"
+	// EventStayed: a migration that had begun failed or was aborted. At its
+	// source the life runs on; at its target it never came.
+	EventStayed EventKind = "stayed"
 )
 
 // Reason says why, in the words of the hypervisor reduced to what matters
@@ -118,10 +137,17 @@ type Driver interface {
 	State(ctx context.Context, id cluster.GuestID) (Guest, error)
 	// Off ends exactly the named life and returns nil only when it is verified
 	// gone: every process reaped and the guest's link removed (P3, P10).
-	// ErrNotRunning: the guest has no life at all. ErrOtherLife, ErrNoGuest:
+	// ErrNotRunning: the guest has no life here at all; so it is when the guest
+	// is saved, or has switched over to another host. ErrOtherLife, ErrNoGuest:
 	// nothing done. Any other error: unknown.
+	//
+	// While the life migrates, nil means that it is gone at both ends, and the
+	// migration has failed. At the target before switch-over Off refuses the
+	// arrival, so that it cannot switch over any more, and returns ErrNotRunning:
+	// the life may go on at its source.
 	Off(ctx context.Context, id cluster.GuestID, life cluster.LifeID) error
-	// On starts the guest cold and returns its new life. ErrRunning, ErrNoGuest.
+	// On starts the guest cold and returns its new life; a saved image is
+	// discarded. ErrRunning (also for a guest that arrives), ErrNoGuest.
 	On(ctx context.Context, id cluster.GuestID) (cluster.LifeID, error)
 	// Pause stops the named life's progress, and what others see of it on the
 	// network, without ending it; Unpause continues it.
@@ -142,4 +168,20 @@ type Channeler interface {
 	// Channel listens for connections from that guest. Closing the listener
 	// ends it; calling again replaces an earlier listener of the same guest.
 	Channel(ctx context.Context, id cluster.GuestID) (net.Listener, error)
+}
+
+// Mover is an optional ability: guests can migrate and be saved.
+type Mover interface {
+	// SetGuard sets who is asked on the target before an incoming migration
+	// begins and before a saved guest is restored here; an error refuses it, and
+	// nothing has happened then. why is ReasonMigrated or ReasonRestored. There
+	// is at most one guard, set before Watch; a later one replaces it. The driver
+	// calls it without locks, with a ctx that is bounded; a guard that does not
+	// answer in time has refused.
+	SetGuard(guard func(ctx context.Context, g cluster.GuestID, life cluster.LifeID, why Reason) error)
+	// Abort ends an outgoing or incoming migration of the life. It returns nil
+	// only when that is seen: the life is at its source and nowhere else.
+	// ErrNotRunning: no migration of that life is known here, be it that it has
+	// switched over. ErrNoGuest. Any other error: unknown.
+	Abort(ctx context.Context, g cluster.GuestID, life cluster.LifeID) error
 }

@@ -15,8 +15,8 @@ func (d *Driver) Channel(ctx context.Context, id cluster.GuestID) (net.Listener,
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("channel of guest %s: %w", id, err)
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	mu.Lock()
+	defer mu.Unlock()
 	if _, err := d.find(id); err != nil {
 		return nil, err
 	}
@@ -32,10 +32,10 @@ func (d *Driver) Channel(ctx context.Context, id cluster.GuestID) (net.Listener,
 // accepted or ctx ends; without a listener, or when the guest is not running,
 // it fails at once.
 func (d *Driver) DialChannel(ctx context.Context, id cluster.GuestID) (net.Conn, error) {
-	d.mu.Lock()
+	mu.Lock()
 	l, g := d.channels[id], d.guests[id]
 	running := g != nil && g.State == hypervisor.StateRunning
-	d.mu.Unlock()
+	mu.Unlock()
 	if l == nil || !running {
 		return nil, fmt.Errorf("dial channel of guest %s: nobody listens or the guest is not running", id)
 	}

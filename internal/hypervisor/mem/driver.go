@@ -19,9 +19,13 @@ type Guest struct {
 	Name string
 }
 
-// Driver is the model. The zero value is not usable; see New.
+// mu guards every Driver: a migration changes two of them at once. It is never
+// held across a wait.
+var mu sync.Mutex
+
+// Driver is the model. The zero value is not usable; see New. All fields are
+// guarded by mu.
 type Driver struct {
-	mu       sync.Mutex // guards everything below; never held across a wait
 	hostBoot string
 	order    []cluster.GuestID
 	guests   map[cluster.GuestID]*hypervisor.Guest
@@ -32,11 +36,15 @@ type Driver struct {
 	held     []hypervisor.Event // kept back while quiet
 	watchers map[*watcher]struct{}
 	channels map[cluster.GuestID]*listener
+	guard    guard
+	moves    map[cluster.GuestID]*move          // out of here and to here
+	images   map[cluster.GuestID]cluster.LifeID // of the saved guests
 }
 
 var (
 	_ hypervisor.Driver    = (*Driver)(nil)
 	_ hypervisor.Channeler = (*Driver)(nil)
+	_ hypervisor.Mover     = (*Driver)(nil)
 )
 
 // New returns a host with the given boot id whose guests are all off.
@@ -46,6 +54,8 @@ func New(hostBoot string, guests ...Guest) *Driver {
 		guests:   map[cluster.GuestID]*hypervisor.Guest{},
 		watchers: map[*watcher]struct{}{},
 		channels: map[cluster.GuestID]*listener{},
+		moves:    map[cluster.GuestID]*move{},
+		images:   map[cluster.GuestID]cluster.LifeID{},
 	}
 	for _, g := range guests {
 		d.order = append(d.order, g.ID)
@@ -92,11 +102,14 @@ func (d *Driver) State(ctx context.Context, id cluster.GuestID) (hypervisor.Gues
 // Off implements hypervisor.Driver.
 func (d *Driver) Off(ctx context.Context, id cluster.GuestID, life cluster.LifeID) error {
 	return d.call(ctx, Call{Op: OpOff, Guest: id, Life: life}, func() error {
+		if m := d.moves[id]; m != nil && m.to == d && m.life == life {
+			m.fail()
+		}
 		g, err := d.running(id, life)
 		if err != nil {
 			return err
 		}
-		d.end(g, hypervisor.StateOff, hypervisor.ReasonDestroyed)
+		d.end(g, hypervisor.ReasonDestroyed)
 		return nil
 	})
 }
@@ -112,7 +125,8 @@ func (d *Driver) On(ctx context.Context, id cluster.GuestID) (cluster.LifeID, er
 		if g.Life != "" {
 			return fmt.Errorf("start guest %s: %w", g.Name, hypervisor.ErrRunning)
 		}
-		life = d.start(g, hypervisor.ReasonBooted)
+		delete(d.images, id)
+		life = d.boot(g)
 		return nil
 	})
 	return life, err
@@ -132,7 +146,7 @@ func (d *Driver) Unpause(ctx context.Context, id cluster.GuestID, life cluster.L
 	})
 }
 
-// The functions below are called with d.mu held.
+// The functions below are called with mu held.
 
 func (d *Driver) find(id cluster.GuestID) (*hypervisor.Guest, error) {
 	g, ok := d.guests[id]
@@ -147,8 +161,8 @@ func (d *Driver) running(id cluster.GuestID, life cluster.LifeID) (*hypervisor.G
 	if err != nil {
 		return nil, err
 	}
-	if g.Life == "" {
-		return nil, fmt.Errorf("guest %s: %w", g.Name, hypervisor.ErrNotRunning)
+	if !runs(g) {
+		return nil, fmt.Errorf("guest %s is %s: %w", g.Name, g.State, hypervisor.ErrNotRunning)
 	}
 	if g.Life != life {
 		return nil, fmt.Errorf("guest %s is in life %s: %w", g.Name, g.Life, hypervisor.ErrOtherLife)
@@ -156,18 +170,41 @@ func (d *Driver) running(id cluster.GuestID, life cluster.LifeID) (*hypervisor.G
 	return g, nil
 }
 
-func (d *Driver) start(g *hypervisor.Guest, reason hypervisor.Reason) cluster.LifeID {
-	d.cold++
-	g.Life = cluster.NewLifeID(d.hostBoot, int(1000+d.cold), d.cold)
-	g.State = hypervisor.StateRunning
-	d.emit(hypervisor.Event{Guest: g.ID, Life: g.Life, Kind: hypervisor.EventStarted, Reason: reason})
-	return g.Life
+// runs reports whether the guest has a life here: one that arrives is not.
+func runs(g *hypervisor.Guest) bool {
+	return g.State == hypervisor.StateRunning || g.State == hypervisor.StatePaused
 }
 
-func (d *Driver) end(g *hypervisor.Guest, state hypervisor.GuestState, reason hypervisor.Reason) {
+func (d *Driver) boot(g *hypervisor.Guest) cluster.LifeID {
+	d.cold++
+	life := cluster.NewLifeID(d.hostBoot, int(1000+d.cold), d.cold)
+	d.start(g, life, hypervisor.ReasonBooted)
+	return life
+}
+
+func (d *Driver) start(g *hypervisor.Guest, life cluster.LifeID, reason hypervisor.Reason) {
+	g.State, g.Life = hypervisor.StateRunning, life
+	d.tell(g.ID, life, hypervisor.EventStarted, reason)
+}
+
+// end ends the guest's life here; a migration out of here fails with it.
+func (d *Driver) end(g *hypervisor.Guest, reason hypervisor.Reason) {
 	life := g.Life
-	g.State, g.Life = state, ""
-	d.emit(hypervisor.Event{Guest: g.ID, Life: life, Kind: hypervisor.EventEnded, Reason: reason})
+	d.drop(g)
+	if reason == hypervisor.ReasonSaved {
+		g.State, d.images[g.ID] = hypervisor.StateSaved, life
+	}
+	d.tell(g.ID, life, hypervisor.EventEnded, reason)
+}
+
+// drop takes the guest's life away without a word, here; the other end of its
+// migration hears that it failed.
+func (d *Driver) drop(g *hypervisor.Guest) {
+	m := d.moves[g.ID]
+	g.State, g.Life = hypervisor.StateOff, ""
+	if m != nil {
+		m.failBehind(d)
+	}
 }
 
 func (d *Driver) setState(id cluster.GuestID, life cluster.LifeID, to hypervisor.GuestState, kind hypervisor.EventKind) error {
@@ -176,6 +213,6 @@ func (d *Driver) setState(id cluster.GuestID, life cluster.LifeID, to hypervisor
 		return err
 	}
 	g.State = to
-	d.emit(hypervisor.Event{Guest: id, Life: life, Kind: kind, Reason: hypervisor.ReasonUser})
+	d.tell(id, life, kind, hypervisor.ReasonUser)
 	return nil
 }

@@ -26,38 +26,107 @@ func newHost() *mem.Driver {
 }
 
 func TestConformance(t *testing.T) {
-	hypervisortest.Run(t, func(t *testing.T) hypervisortest.Fixture {
-		d := newHost()
-		running := func(id cluster.GuestID) bool {
-			guests, err := d.List(context.Background())
-			if err != nil {
-				t.Fatal(err)
+	hypervisortest.Run(t, func(t *testing.T) hypervisortest.Fixture { return fixture(newHost()) })
+}
+
+// fixture is a host of the model under test.
+func fixture(d *mem.Driver) hypervisortest.Fixture {
+	running := func(id cluster.GuestID) bool {
+		g, err := d.State(context.Background(), id)
+		return err == nil && g.State == hypervisor.StateRunning
+	}
+	var progress atomic.Uint64
+	return hypervisortest.Fixture{
+		Driver: d,
+		Guests: []hypervisor.Guest{{ID: guestA, Name: "a"}, {ID: guestB, Name: "b"}},
+		Kill:   func(_ *testing.T, id cluster.GuestID) { d.End(id, hypervisor.ReasonDestroyed) },
+		Shutdown: func(_ *testing.T, id cluster.GuestID) {
+			d.End(id, hypervisor.ReasonShutdown)
+		},
+		Gone: func(_ *testing.T, id cluster.GuestID) bool { return d.Life(id) == "" },
+		Progress: func(_ *testing.T, id cluster.GuestID) uint64 {
+			if running(id) {
+				progress.Add(1)
 			}
-			for _, g := range guests {
-				if g.ID == id {
-					return g.State == hypervisor.StateRunning
-				}
-			}
-			return false
+			return progress.Load()
+		},
+		Reachable: func(_ *testing.T, id cluster.GuestID) bool { return running(id) },
+	}
+}
+
+func newPair() (from, to *mem.Driver) {
+	guests := []mem.Guest{{ID: guestA, Name: "a"}, {ID: guestB, Name: "b"}}
+	return mem.New("hostboot-1", guests...), mem.New("hostboot-2", guests...)
+}
+
+func TestMoverConformance(t *testing.T) {
+	hypervisortest.RunMover(t, func(t *testing.T) hypervisortest.MoverFixture {
+		from, to := newPair()
+		bounded := func(do func(context.Context) error) error {
+			ctx, cancel := context.WithTimeout(t.Context(), hypervisortest.Timeout)
+			defer cancel()
+			return do(ctx)
 		}
-		var progress atomic.Uint64
-		return hypervisortest.Fixture{
-			Driver: d,
-			Guests: []hypervisor.Guest{{ID: guestA, Name: "a"}, {ID: guestB, Name: "b"}},
-			Kill:   func(_ *testing.T, id cluster.GuestID) { d.End(id, hypervisor.ReasonDestroyed) },
-			Shutdown: func(_ *testing.T, id cluster.GuestID) {
-				d.End(id, hypervisor.ReasonShutdown)
-			},
-			Gone: func(_ *testing.T, id cluster.GuestID) bool { return d.Life(id) == "" },
-			Progress: func(_ *testing.T, id cluster.GuestID) uint64 {
-				if running(id) {
-					progress.Add(1)
+		begin := func(from, to *mem.Driver, id cluster.GuestID) error {
+			return bounded(func(ctx context.Context) error { return from.BeginMove(ctx, to, id) })
+		}
+		return hypervisortest.MoverFixture{
+			Source: fixture(from), Target: fixture(to),
+			Begin:  func(_ *testing.T, id cluster.GuestID) error { return begin(from, to, id) },
+			Finish: func(_ *testing.T, id cluster.GuestID) error { return from.FinishMove(id) },
+			Fail:   func(_ *testing.T, id cluster.GuestID, postcopy bool) error { return from.FailMove(id, postcopy) },
+			Back: func(_ *testing.T, id cluster.GuestID) error {
+				if err := begin(to, from, id); err != nil {
+					return err
 				}
-				return progress.Load()
+				return to.FinishMove(id)
 			},
-			Reachable: func(_ *testing.T, id cluster.GuestID) bool { return running(id) },
+			Save: func(_ *testing.T, id cluster.GuestID) error { return from.Save(id) },
+			Restore: func(_ *testing.T, id cluster.GuestID) error {
+				return bounded(func(ctx context.Context) error { return from.Restore(ctx, id) })
+			},
 		}
 	})
+}
+
+func TestAMigrationFailsWithEitherHost(t *testing.T) {
+	for _, lost := range []string{"source", "target"} {
+		t.Run(lost, func(t *testing.T) {
+			from, to := newPair()
+			life, _ := from.On(t.Context(), guestA)
+			if err := from.BeginMove(t.Context(), to, guestA); err != nil {
+				t.Fatal(err)
+			}
+			left, dead, atSource := to, from, cluster.LifeID("")
+			if lost == "target" {
+				left, dead, atSource = from, to, life
+			}
+			events, _ := left.Watch(t.Context())
+			dead.RestartHost("hostboot-3")
+			want := hypervisor.Event{Guest: guestA, Life: life, Kind: hypervisor.EventStayed}
+			if diff := cmp.Diff(want, <-events); diff != "" {
+				t.Errorf("event at the other host (-want +got):\n%s", diff)
+			}
+			if err := from.FinishMove(guestA); err == nil {
+				t.Error("the migration was finished without the " + lost)
+			}
+			if from.Life(guestA) != atSource || to.Life(guestA) != "" {
+				t.Errorf("life at source %q, want %q; at target %q, want none", from.Life(guestA), atSource, to.Life(guestA))
+			}
+		})
+	}
+}
+
+func TestASavedImageOutlivesTheHost(t *testing.T) {
+	d := newHost()
+	life, _ := d.On(t.Context(), guestA)
+	if err := d.Save(guestA); err != nil {
+		t.Fatal(err)
+	}
+	d.RestartHost("hostboot-2")
+	if err := d.Restore(t.Context(), guestA); err != nil || d.Life(guestA) != life {
+		t.Errorf("restored life %q, want %q, error %v", d.Life(guestA), life, err)
+	}
 }
 
 func TestFaults(t *testing.T) {

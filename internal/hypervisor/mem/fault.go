@@ -21,6 +21,7 @@ const (
 	OpPause    Op = "pause"
 	OpUnpause  Op = "unpause"
 	OpWatch    Op = "watch"
+	OpAbort    Op = "abort"
 )
 
 // Call is one call as the fault function sees it, before it has any effect.
@@ -50,8 +51,8 @@ type Fault struct {
 // SetFault installs the function that chooses the fault of every later call;
 // nil ends all faults. It runs without locks and may call the driver.
 func (d *Driver) SetFault(fault func(Call) Fault) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	mu.Lock()
+	defer mu.Unlock()
 	d.fault = fault
 }
 
@@ -77,8 +78,8 @@ func (d *Driver) call(ctx context.Context, c Call, do func() error) error {
 	if fault.Lie {
 		return nil
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	mu.Lock()
+	defer mu.Unlock()
 	if d.down {
 		return fmt.Errorf("%s: %w", c.Op, hypervisor.ErrUnavailable)
 	}
@@ -89,9 +90,9 @@ func (d *Driver) call(ctx context.Context, c Call, do func() error) error {
 }
 
 func (d *Driver) chooseFault(c Call) Fault {
-	d.mu.Lock()
+	mu.Lock()
 	choose := d.fault
-	d.mu.Unlock()
+	mu.Unlock()
 	if choose == nil {
 		return Fault{}
 	}

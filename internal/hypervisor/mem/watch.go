@@ -3,6 +3,7 @@ package mem
 import (
 	"context"
 
+	"ringfence/internal/cluster"
 	"ringfence/internal/hypervisor"
 )
 
@@ -23,14 +24,18 @@ func (d *Driver) Watch(ctx context.Context) (<-chan hypervisor.Event, error) {
 		return nil, err
 	}
 	context.AfterFunc(ctx, func() {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		d.drop(w)
+		mu.Lock()
+		defer mu.Unlock()
+		d.dropWatcher(w)
 	})
 	return w.events, nil
 }
 
-// The functions below are called with d.mu held.
+// The functions below are called with mu held.
+
+func (d *Driver) tell(g cluster.GuestID, life cluster.LifeID, kind hypervisor.EventKind, reason hypervisor.Reason) {
+	d.emit(hypervisor.Event{Guest: g, Life: life, Kind: kind, Reason: reason})
+}
 
 func (d *Driver) emit(e hypervisor.Event) {
 	if d.quiet {
@@ -45,18 +50,18 @@ func (d *Driver) deliver(e hypervisor.Event) {
 		select {
 		case w.events <- e:
 		default:
-			d.drop(w)
+			d.dropWatcher(w)
 		}
 	}
 }
 
 func (d *Driver) breakStreams() {
 	for w := range d.watchers {
-		d.drop(w)
+		d.dropWatcher(w)
 	}
 }
 
-func (d *Driver) drop(w *watcher) {
+func (d *Driver) dropWatcher(w *watcher) {
 	if _, ok := d.watchers[w]; ok {
 		delete(d.watchers, w)
 		close(w.events)

@@ -9,7 +9,7 @@ import (
 	"os"
 	"strings"
 
-	"ringfence/internal/hostd"
+	"ringfence/internal/hostd/server"
 	"ringfence/internal/hypervisor"
 	"ringfence/internal/hypervisor/proc"
 )
@@ -34,7 +34,7 @@ func RunHostd(ctx context.Context, o HostdOptions) error {
 	if err != nil {
 		return err
 	}
-	server, err := hostd.New(hostd.Config{Dir: o.Data, Driver: driver, Log: o.Log, Version: o.Version})
+	host, err := server.New(server.Config{Dir: o.Data, Driver: driver, Log: o.Log, Version: o.Version})
 	if err != nil {
 		closeDriver()
 		return err
@@ -49,13 +49,13 @@ func RunHostd(ctx context.Context, o HostdOptions) error {
 			case <-reloadCtx.Done():
 				return
 			case <-o.Reload:
-				if err := server.Reload(); err != nil {
+				if err := host.Reload(); err != nil {
 					o.Log.Error("grants not read again; the former ones stay in force", "component", "app", "err", err)
 				}
 			}
 		}
 	}()
-	err = server.Run(ctx)
+	err = host.Run(ctx)
 	cancel()
 	<-done
 	return err

@@ -12,7 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"ringfence/internal/cluster"
-	"ringfence/internal/hostd"
+	"ringfence/internal/hostd/server"
 	"ringfence/internal/nodeapi"
 )
 
@@ -46,7 +46,7 @@ func (a *app) hostdInitCmd() *cobra.Command {
 			if err := required(c, "name", "address"); err != nil {
 				return err
 			}
-			if err := hostd.Init(data, cluster.HostName(name), address); err != nil {
+			if err := server.Init(data, cluster.HostName(name), address); err != nil {
 				return err
 			}
 			_, err := fmt.Fprintf(a.Out, `host %s is set up in %s
@@ -82,14 +82,14 @@ SIGHUP.`,
 			if err := a.readRecord(c, args[0], &public, "ringfence cluster export"); err != nil {
 				return err
 			}
-			grant := hostd.ClusterGrant{Cluster: public.Cluster, CA: public.CA}
+			grant := server.ClusterGrant{Cluster: public.Cluster, CA: public.CA}
 			for _, guest := range guests {
 				grant.Guests = append(grant.Guests, cluster.GuestID(guest))
 			}
 			if len(grant.Guests) == 0 {
 				return usageError(c, errors.New("--guest is missing: name the guests that the cluster may deal with, by their UUIDs"))
 			}
-			if err := hostd.Allow(data, grant); err != nil {
+			if err := server.Allow(data, grant); err != nil {
 				return err
 			}
 			_, err := fmt.Fprintf(a.Out, "cluster %s may deal with %s here: %s\na running hostd takes this over on SIGHUP\n",
@@ -110,7 +110,7 @@ func (a *app) hostdExportCmd() *cobra.Command {
 secret, but it must reach the cluster unchanged.`,
 		Example: "  ringfence hostd export > h1.host",
 		RunE: func(*cobra.Command, []string) error {
-			record, err := hostd.Public(data)
+			record, err := server.Public(data)
 			if err != nil {
 				return err
 			}

@@ -30,7 +30,7 @@ type actor struct {
 	keeper *keeper
 	turns  turns
 	log    *slog.Logger
-	audit  *audit
+	audit  AuditLog
 	relist func()
 	// mu guards killing and the start of kills.
 	mu      sync.Mutex
@@ -145,7 +145,7 @@ func (a *actor) destroy(ctx context.Context, t Target) {
 		outcome = cluster.OutcomeUnknown
 		a.log.Error("an ended life that runs again could not be destroyed; trying again", "guest", t.Guest, "life", t.Life, "err", err)
 	}
-	a.audit.note(auditEntry{Action: "tombstone", Guest: t.Guest, Life: t.Life, Outcome: string(outcome)})
+	a.audit.Note(AuditEntry{Action: "tombstone", Guest: t.Guest, Life: t.Life, Outcome: string(outcome)})
 }
 
 // turns lets one caller at a time have a guest.

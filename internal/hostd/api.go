@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log"
+	"log/slog"
 	"net/http"
 	"time"
 
@@ -31,67 +33,83 @@ const (
 )
 
 // handler answers one request of a known caller with a value or an error.
-type handler func(r *http.Request, who caller) (any, error)
+type handler func(r *http.Request, who Caller) (any, error)
 
-// routes builds the native API of clusters.
-func (s *Server) routes() http.Handler {
+// Handler returns the native API of clusters. A request's context says whose it
+// is (WithCaller); nobody else is served. Requests wait until the Daemon is
+// Ready and fail once Run has ended.
+func (d *Daemon) Handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET /v1/host", s.answer("host", s.getHost))
-	mux.Handle("GET /v1/guests", s.answer("guests", s.getGuests))
-	mux.Handle("GET /v1/guests/{id}", s.answer("guest", s.getGuest))
-	mux.Handle("POST /v1/guests/{id}/{action}", s.answer("", s.postOrder))
-	mux.Handle("POST /v1/ack", s.answer("ack", s.postAck))
-	mux.HandleFunc("GET /v1/events", s.getEvents)
-	return s.counted(mux)
+	mux.Handle("GET /v1/host", d.answer("host", d.getHost))
+	mux.Handle("GET /v1/guests", d.answer("guests", d.getGuests))
+	mux.Handle("GET /v1/guests/{id}", d.answer("guest", d.getGuest))
+	mux.Handle("POST /v1/guests/{id}/{action}", d.answer("", d.postOrder))
+	mux.Handle("POST /v1/ack", d.answer("ack", d.postAck))
+	mux.HandleFunc("GET /v1/events", d.getEvents)
+	return d.counted(mux)
 }
 
-// counted lets Run wait for the handlers that it has let in.
-func (s *Server) counted(next http.Handler) http.Handler {
+// counted lets Run wait for the handlers that it has let in, and ends their
+// contexts with its own.
+func (d *Daemon) counted(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !s.inflight.enter() {
-			http.Error(w, errStopped.Error(), http.StatusServiceUnavailable)
+		if err := d.inflight.enter(r.Context()); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
 		}
-		defer s.inflight.leave()
-		next.ServeHTTP(w, r)
+		defer d.inflight.leave()
+		ctx, cancel := context.WithCancel(r.Context())
+		defer cancel()
+		defer context.AfterFunc(d.ctx, cancel)()
+		next.ServeHTTP(w, r.WithContext(ctx))
 	})
 }
 
-type connKey struct{}
+// HTTPServer makes a server with every bound set, for requests of hostd's API.
+func HTTPServer(h http.Handler, log *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler: h, ReadHeaderTimeout: headerTimeout, ReadTimeout: requestTimeout, WriteTimeout: requestTimeout, IdleTimeout: idleTimeout,
+		MaxHeaderBytes: headerLimitBytes, ErrorLog: quietLog(log),
+	}
+}
 
-// who names the caller again for each request: permissions may have changed
-// since the handshake.
-func (s *Server) who(r *http.Request) (caller, error) {
-	conn, ok := r.Context().Value(connKey{}).(*knownConn)
+// quietLog passes what http.Server complains about on as debug messages:
+// clients cause them at will.
+func quietLog(l *slog.Logger) *log.Logger {
+	return slog.NewLogLogger(l.Handler(), slog.LevelDebug)
+}
+
+// whose says who sends a request.
+func whose(r *http.Request) (Caller, error) {
+	who, ok := r.Context().Value(callerKey{}).(Caller)
 	if !ok {
-		return caller{remote: r.RemoteAddr}, &Refusal{hostapi.CodeForbidden, "no certificate"}
+		return Caller{Remote: r.RemoteAddr}, &Refusal{hostapi.CodeForbidden, "no certificate"}
 	}
-	id, err := s.grants.Load().identify(conn.certificates().PeerCertificates)
-	if err != nil || id != conn.who.cluster {
-		return conn.who, &Refusal{hostapi.CodeForbidden, "this host does not allow the cluster any more"}
+	if who.Refused != "" {
+		return who, &Refusal{hostapi.CodeForbidden, who.Refused}
 	}
-	return conn.who, nil
+	return who, nil
 }
 
 // answer wraps a handler: who asks, what comes back, what the audit log says
 // of refusals. Actions write their own entries.
-func (s *Server) answer(action string, h handler) http.Handler {
+func (d *Daemon) answer(action string, h handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		who, err := s.who(r)
+		who, err := whose(r)
 		var body any
 		if err == nil {
 			body, err = h(r, who)
 		}
 		var refused *Refusal
 		if action != "" && errors.As(err, &refused) {
-			s.audit.note(auditEntry{Cluster: who.cluster, Name: who.name, Remote: who.remote, Action: action, Outcome: "refused", Detail: refused.Message})
+			d.cfg.Audit.Note(AuditEntry{Cluster: who.Cluster, Name: who.Name, Remote: who.Remote, Action: action, Outcome: "refused", Detail: refused.Message})
 		}
-		s.reply(w, body, err)
+		d.reply(w, body, err)
 	})
 }
 
 // reply writes the answer or the refusal.
-func (s *Server) reply(w http.ResponseWriter, body any, err error) {
+func (d *Daemon) reply(w http.ResponseWriter, body any, err error) {
 	status := http.StatusOK
 	if err != nil {
 		status, body = refusalOf(err)
@@ -102,15 +120,15 @@ func (s *Server) reply(w http.ResponseWriter, body any, err error) {
 	}
 	if err != nil {
 		status, data = http.StatusInternalServerError, []byte(`{"code":"internal","message":"the answer is too long"}`)
-		s.log.Error("answer cannot be sent", "err", err)
+		d.log.Error("answer cannot be sent", "err", err)
 	}
 	if err := http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
-		s.log.Debug("no write deadline", "err", err)
+		d.log.Debug("no write deadline", "err", err)
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	if _, err := w.Write(data); err != nil {
-		s.log.Debug("answer is not taken", "err", err)
+		d.log.Debug("answer is not taken", "err", err)
 	}
 }
 
@@ -131,32 +149,32 @@ func refusalOf(err error) (int, hostapi.Error) {
 
 // readBody decodes a bounded JSON body.
 func readBody(r *http.Request, to any) error {
-	if err := strictJSON(http.MaxBytesReader(nil, r.Body, hostapi.BodyLimitBytes), to); err != nil {
+	if err := hostapi.Decode(http.MaxBytesReader(nil, r.Body, hostapi.BodyLimitBytes), to); err != nil {
 		return &Refusal{hostapi.CodeBadRequest, fmt.Sprintf("body: %v", err)}
 	}
 	return nil
 }
 
-func (s *Server) getHost(*http.Request, caller) (any, error) {
-	return hostapi.Host{Name: s.files.Name, HostBoot: s.hostBoot, Version: s.cfg.Version}, nil
+func (d *Daemon) getHost(*http.Request, Caller) (any, error) {
+	return hostapi.Host{Name: d.cfg.Host, HostBoot: d.hostBoot, Version: d.cfg.Version}, nil
 }
 
 // look bounds what one cluster asks of the hypervisor at the same time.
-func (s *Server) look(ctx context.Context, who caller, f func(context.Context) error) error {
+func (d *Daemon) look(ctx context.Context, who Caller, f func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, listTimeout)
 	defer cancel()
-	done, err := s.looks.take(ctx, who.cluster)
+	done, err := d.looks.take(ctx, who.Cluster)
 	if err != nil {
-		return fmt.Errorf("too many questions of cluster %s are under way: %w", who.cluster, err)
+		return fmt.Errorf("too many questions of cluster %s are under way: %w", who.Cluster, err)
 	}
 	defer done()
 	return f(ctx)
 }
 
-func (s *Server) getGuests(r *http.Request, who caller) (any, error) {
+func (d *Daemon) getGuests(r *http.Request, who Caller) (any, error) {
 	var listed []hypervisor.Guest
-	err := s.look(r.Context(), who, func(ctx context.Context) (err error) {
-		listed, err = s.cfg.Driver.List(ctx)
+	err := d.look(r.Context(), who, func(ctx context.Context) (err error) {
+		listed, err = d.cfg.Driver.List(ctx)
 		return err
 	})
 	if err != nil {
@@ -164,25 +182,25 @@ func (s *Server) getGuests(r *http.Request, who caller) (any, error) {
 	}
 	out := []hostapi.Guest{}
 	for _, g := range listed {
-		if s.Allows(who.cluster, g.ID) {
+		if d.cfg.Grants.Allows(who.Cluster, g.ID) {
 			out = append(out, told(g))
 		}
 	}
 	return out, nil
 }
 
-func (s *Server) getGuest(r *http.Request, who caller) (any, error) {
+func (d *Daemon) getGuest(r *http.Request, who Caller) (any, error) {
 	id := cluster.GuestID(r.PathValue("id"))
-	if !s.Allows(who.cluster, id) {
-		return nil, forbidden(who.cluster)
+	if !d.cfg.Grants.Allows(who.Cluster, id) {
+		return nil, forbidden(who.Cluster)
 	}
 	var guest hypervisor.Guest
-	err := s.look(r.Context(), who, func(ctx context.Context) (err error) {
-		guest, err = s.cfg.Driver.State(ctx, id)
+	err := d.look(r.Context(), who, func(ctx context.Context) (err error) {
+		guest, err = d.cfg.Driver.State(ctx, id)
 		return err
 	})
 	if errors.Is(err, hypervisor.ErrNoGuest) {
-		return nil, forbidden(who.cluster)
+		return nil, forbidden(who.Cluster)
 	}
 	return told(guest), err
 }
@@ -192,39 +210,39 @@ func told(g hypervisor.Guest) hostapi.Guest {
 }
 
 // postOrder carries out an order and writes it to the audit log.
-func (s *Server) postOrder(r *http.Request, who caller) (any, error) {
+func (d *Daemon) postOrder(r *http.Request, who Caller) (any, error) {
 	o := Order{Action: r.PathValue("action"), Guest: cluster.GuestID(r.PathValue("id"))}
-	reply, err := s.order(r, who, &o)
-	entry := auditEntry{
-		Cluster: who.cluster, Name: who.name, Remote: who.remote, Action: o.Action, Guest: o.Guest, Life: o.Life,
+	reply, err := d.order(r, who, &o)
+	entry := AuditEntry{
+		Cluster: who.Cluster, Name: who.Name, Remote: who.Remote, Action: o.Action, Guest: o.Guest, Life: o.Life,
 		Incarnation: o.Incarnation, Epoch: o.Epoch, Decision: o.Decision, Outcome: string(reply.Outcome), Detail: reply.Detail,
 	}
 	if err != nil {
 		entry.Outcome, entry.Detail = "refused", err.Error()
 	}
-	s.audit.note(entry)
-	s.log.Info("order", "cluster", who.cluster, "action", entry.Action, "guest", entry.Guest, "life", entry.Life,
+	d.cfg.Audit.Note(entry)
+	d.log.Info("order", "cluster", who.Cluster, "action", entry.Action, "guest", entry.Guest, "life", entry.Life,
 		"epoch", entry.Epoch, "decision", entry.Decision, "outcome", entry.Outcome, "detail", entry.Detail)
 	return reply, err
 }
 
-func (s *Server) order(r *http.Request, who caller, o *Order) (hostapi.Reply, error) {
-	if !s.Allows(who.cluster, o.Guest) {
-		return hostapi.Reply{}, forbidden(who.cluster)
+func (d *Daemon) order(r *http.Request, who Caller, o *Order) (hostapi.Reply, error) {
+	if !d.cfg.Grants.Allows(who.Cluster, o.Guest) {
+		return hostapi.Reply{}, forbidden(who.Cluster)
 	}
 	if err := readBody(r, &o.Order); err != nil {
 		return hostapi.Reply{}, err
 	}
-	if o.Cluster != who.cluster {
-		return hostapi.Reply{}, &Refusal{hostapi.CodeForbidden, fmt.Sprintf("the certificate is of cluster %s, the order of another", who.cluster)}
+	if o.Cluster != who.Cluster {
+		return hostapi.Reply{}, &Refusal{hostapi.CodeForbidden, fmt.Sprintf("the certificate is of cluster %s, the order of another", who.Cluster)}
 	}
 	if err := o.Check(); err != nil {
 		return hostapi.Reply{}, err
 	}
-	return s.actor.order(s.ctx, *o)
+	return d.actor.order(d.ctx, *o)
 }
 
-func (s *Server) postAck(r *http.Request, who caller) (any, error) {
+func (d *Daemon) postAck(r *http.Request, who Caller) (any, error) {
 	var ack hostapi.Ack
 	if err := readBody(r, &ack); err != nil {
 		return nil, err
@@ -232,7 +250,7 @@ func (s *Server) postAck(r *http.Request, who caller) (any, error) {
 	ctx, cancel := context.WithTimeout(r.Context(), settleTimeout)
 	defer cancel()
 	var failed error
-	if err := s.keeper.do(ctx, func(l *Lives) []Effect { failed = l.Ack(who.cluster, ack); return nil }); err != nil {
+	if err := d.keeper.do(ctx, func(l *Lives) []Effect { failed = l.Ack(who.Cluster, ack); return nil }); err != nil {
 		return nil, err
 	}
 	return struct{}{}, failed

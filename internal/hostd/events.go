@@ -15,26 +15,26 @@ import (
 // have missed, then what happens. It ends with the client, with hostd, and
 // when the client does not take an event within writeTimeout or falls
 // streamBuffer events behind.
-func (s *Server) getEvents(w http.ResponseWriter, r *http.Request) {
-	who, err := s.who(r)
+func (d *Daemon) getEvents(w http.ResponseWriter, r *http.Request) {
+	who, err := whose(r)
 	var since uint64
 	if err == nil {
 		since, err = sinceOf(r)
 	}
 	if err != nil {
-		s.audit.note(auditEntry{Cluster: who.cluster, Name: who.name, Remote: who.remote, Action: "events", Outcome: "refused", Detail: err.Error()})
-		s.reply(w, nil, err)
+		d.cfg.Audit.Note(AuditEntry{Cluster: who.Cluster, Name: who.Name, Remote: who.Remote, Action: "events", Outcome: "refused", Detail: err.Error()})
+		d.reply(w, nil, err)
 		return
 	}
-	out := newStream(who.cluster)
-	defer s.hub.drop(out)
-	hello, missed, err := s.subscribe(r.Context(), out, since)
+	out := newStream(who.Cluster)
+	defer d.hub.drop(out)
+	hello, missed, err := d.subscribe(r.Context(), out, since)
 	if err != nil {
-		s.reply(w, nil, err)
+		d.reply(w, nil, err)
 		return
 	}
-	err = s.stream(w, r, out, hello, missed)
-	s.log.Debug("stream ends", "cluster", who.cluster, "remote", who.remote, "err", err)
+	err = d.stream(w, r, out, hello, missed)
+	d.log.Debug("stream ends", "cluster", who.Cluster, "remote", who.Remote, "err", err)
 }
 
 func sinceOf(r *http.Request) (uint64, error) {
@@ -54,18 +54,18 @@ func sinceOf(r *http.Request) (uint64, error) {
 
 // subscribe joins the hub and takes the past in one step, so that nothing is
 // missed and nothing comes twice.
-func (s *Server) subscribe(ctx context.Context, out *stream, since uint64) (hello hostapi.Hello, missed []cluster.DeathCertificate, err error) {
+func (d *Daemon) subscribe(ctx context.Context, out *stream, since uint64) (hello hostapi.Hello, missed []cluster.DeathCertificate, err error) {
 	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
 	defer cancel()
-	err = s.keeper.do(ctx, func(l *Lives) []Effect {
+	err = d.keeper.do(ctx, func(l *Lives) []Effect {
 		hello, missed = l.Since(out.cluster, since)
-		s.hub.add(out)
+		d.hub.add(out)
 		return nil
 	})
 	return hello, missed, err
 }
 
-func (s *Server) stream(w http.ResponseWriter, r *http.Request, out *stream, hello hostapi.Hello, missed []cluster.DeathCertificate) error {
+func (d *Daemon) stream(w http.ResponseWriter, r *http.Request, out *stream, hello hostapi.Hello, missed []cluster.DeathCertificate) error {
 	rc := http.NewResponseController(w)
 	if err := rc.SetReadDeadline(time.Time{}); err != nil {
 		return err
@@ -89,12 +89,12 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, out *stream, hel
 			return err
 		}
 	}
-	return s.follow(r.Context(), out, send)
+	return d.follow(r.Context(), out, send)
 }
 
 var errBehind = errors.New("client was dropped: too slow, or its permissions changed")
 
-func (s *Server) follow(ctx context.Context, out *stream, send func([]byte) error) error {
+func (d *Daemon) follow(ctx context.Context, out *stream, send func([]byte) error) error {
 	alive := time.NewTicker(hostapi.KeepAliveSeconds * time.Second)
 	defer alive.Stop()
 	for {
@@ -102,7 +102,7 @@ func (s *Server) follow(ctx context.Context, out *stream, send func([]byte) erro
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-s.ctx.Done():
+		case <-d.ctx.Done():
 			return errStopped
 		case <-out.gone:
 			return errBehind

@@ -13,12 +13,6 @@ import (
 // pendingLimit bounds the facts that wait for a journal that takes no more.
 const pendingLimit = 4096
 
-// Permissions says which cluster may ask for which guest. It is asked each
-// time, so that a change counts at once.
-type Permissions interface {
-	Allows(c cluster.ClusterID, g cluster.GuestID) bool
-}
-
 // LivesConfig is what Lives needs to know.
 type LivesConfig struct {
 	Journal  *journal.Journal

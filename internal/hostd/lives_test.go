@@ -36,6 +36,13 @@ var quiet = slog.New(slog.DiscardHandler)
 
 var testKey = ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
 
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // permits is a table of permissions.
 type permits map[cluster.ClusterID][]cluster.GuestID
 

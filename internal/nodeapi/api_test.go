@@ -16,7 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"ringfence/internal/cluster"
-	"ringfence/internal/hostd"
+	"ringfence/internal/hostd/server"
 	"ringfence/internal/store/mem"
 	"ringfence/internal/wire/hostapi"
 )
@@ -298,8 +298,8 @@ func TestHosts(t *testing.T) {
 	b := newBench(t)
 	record := func(name cluster.HostName) cluster.Host {
 		dir := filepath.Join(t.TempDir(), "host")
-		must(t, hostd.Init(dir, name, "192.0.2.9:7411"))
-		public, err := hostd.Public(dir)
+		must(t, server.Init(dir, name, "192.0.2.9:7411"))
+		public, err := server.Public(dir)
 		must(t, err)
 		return public
 	}

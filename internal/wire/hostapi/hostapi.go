@@ -21,7 +21,9 @@ package hostapi
 
 import (
 	"crypto/ed25519"
+	"encoding/json"
 	"errors"
+	"io"
 
 	"ringfence/internal/cluster"
 )
@@ -159,6 +161,20 @@ func VerifyBinding(key ed25519.PublicKey, b cluster.Binding) error {
 func verify(key ed25519.PublicKey, message, signature []byte) error {
 	if len(key) != ed25519.PublicKeySize || !ed25519.Verify(key, message, signature) {
 		return ErrSignature
+	}
+	return nil
+}
+
+// Decode reads exactly one JSON value without unknown fields. The caller bounds
+// the reader.
+func Decode(r io.Reader, to any) error {
+	dec := json.NewDecoder(r)
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(to); err != nil {
+		return err
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return errors.New("more than one JSON value")
 	}
 	return nil
 }

@@ -1,4 +1,4 @@
-package hostd
+package server
 
 import (
 	"crypto/x509"
@@ -136,8 +136,8 @@ func (g *Grants) Allows(c cluster.ClusterID, id cluster.GuestID) bool {
 	return on != nil && on.guests[id]
 }
 
-// anyone reports whether some cluster may deal with a guest.
-func (g *Grants) anyone(id cluster.GuestID) bool {
+// Granted reports whether some cluster may deal with a guest.
+func (g *Grants) Granted(id cluster.GuestID) bool {
 	for _, on := range g.byID {
 		if on.guests[id] {
 			return true

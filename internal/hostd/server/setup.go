@@ -1,4 +1,4 @@
-package hostd
+package server
 
 import (
 	"crypto/ecdsa"

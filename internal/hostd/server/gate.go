@@ -1,4 +1,4 @@
-package hostd
+package server
 
 import (
 	"container/list"
@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"ringfence/internal/cluster"
+	"ringfence/internal/hostd"
 )
 
 const (
@@ -30,26 +31,19 @@ type Limits struct {
 	Total      int // connections that have shown a certificate; default 4096
 	Cluster    int // of them, of one cluster; default 2048
 	Handshakes int // that have not yet; the oldest gives way; default 512
-	Channel    int // of one guest over its own channel; default 16
+	Channel    int // of one guest over its own channel; default as in hostd.Config
 }
 
 func (l Limits) withDefaults() Limits {
 	for _, v := range []struct {
 		to    *int
 		value int
-	}{{&l.Total, 4096}, {&l.Cluster, 2048}, {&l.Handshakes, 512}, {&l.Channel, 16}} {
+	}{{&l.Total, 4096}, {&l.Cluster, 2048}, {&l.Handshakes, 512}} {
 		if *v.to <= 0 {
 			*v.to = v.value
 		}
 	}
 	return l
-}
-
-// caller is who is on the other side of a connection.
-type caller struct {
-	cluster cluster.ClusterID
-	name    string // common name of the certificate
-	remote  string
 }
 
 // gate accepts connections, does their handshakes side by side, and hands out
@@ -123,11 +117,19 @@ func (g *gate) run(ctx context.Context) {
 		}
 		if err != nil {
 			g.log.Warn("connection is not accepted", "err", err)
-			sleep(ctx, acceptPause)
+			pause(ctx)
 			continue
 		}
 		place := g.enter(conn)
 		g.wg.Go(func() { g.shake(ctx, conn, place) })
+	}
+}
+
+// pause waits after a failed accept.
+func pause(ctx context.Context) {
+	select {
+	case <-time.After(acceptPause):
+	case <-ctx.Done():
 	}
 }
 
@@ -152,17 +154,17 @@ func (g *gate) shake(ctx context.Context, raw net.Conn, place *list.Element) {
 	g.mu.Lock()
 	g.shaking.Remove(place)
 	g.mu.Unlock()
-	who := caller{remote: raw.RemoteAddr().String()}
+	who := hostd.Caller{Remote: raw.RemoteAddr().String()}
 	if err == nil {
 		err = g.admit(conn, &who)
 	}
 	if err != nil {
-		g.log.Warn("client is refused", "remote", who.remote, "cluster", who.cluster, "err", err)
-		g.audit.note(auditEntry{Cluster: who.cluster, Name: who.name, Remote: who.remote, Action: "connect", Outcome: "refused", Detail: err.Error()})
+		g.log.Warn("client is refused", "remote", who.Remote, "cluster", who.Cluster, "err", err)
+		g.audit.Note(hostd.AuditEntry{Cluster: who.Cluster, Name: who.Name, Remote: who.Remote, Action: "connect", Outcome: "refused", Detail: err.Error()})
 		_ = raw.Close()
 		return
 	}
-	known := &knownConn{Conn: conn, who: who, leave: sync.OnceFunc(func() { g.leave(who.cluster) })}
+	known := &knownConn{Conn: conn, who: who, leave: sync.OnceFunc(func() { g.leave(who.Cluster) })}
 	select {
 	case g.ready <- known:
 	case <-g.closed:
@@ -171,13 +173,13 @@ func (g *gate) shake(ctx context.Context, raw net.Conn, place *list.Element) {
 }
 
 // admit finds the caller's cluster and counts the connection.
-func (g *gate) admit(conn *tls.Conn, who *caller) error {
+func (g *gate) admit(conn *tls.Conn, who *hostd.Caller) error {
 	certs := conn.ConnectionState().PeerCertificates
 	id, err := g.grants().identify(certs)
 	if err != nil {
 		return err
 	}
-	who.cluster, who.name = id, certs[0].Subject.CommonName
+	who.Cluster, who.Name = id, certs[0].Subject.CommonName
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.total >= g.limits.Total {
@@ -227,7 +229,7 @@ func (g *gate) Addr() net.Addr { return g.ln.Addr() }
 // has write deadlines of its own.
 type knownConn struct {
 	net.Conn
-	who   caller
+	who   hostd.Caller
 	leave func()
 }
 
@@ -240,46 +242,3 @@ func (c *knownConn) Close() error {
 
 // certificates returns what the client has shown.
 func (c *knownConn) certificates() tls.ConnectionState { return c.Conn.(*tls.Conn).ConnectionState() }
-
-// limitListener closes what comes beyond a number of open connections.
-type limitListener struct {
-	net.Listener
-	mu   sync.Mutex // guards open
-	open int
-	most int
-}
-
-// Accept returns the next connection within the limit.
-func (l *limitListener) Accept() (net.Conn, error) {
-	for {
-		conn, err := l.Listener.Accept()
-		if err != nil {
-			return nil, err
-		}
-		if l.count(1) {
-			return &limitedConn{Conn: conn, leave: sync.OnceFunc(func() { l.count(-1) })}, nil
-		}
-		_ = conn.Close()
-	}
-}
-
-func (l *limitListener) count(n int) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.open+n > l.most {
-		return false
-	}
-	l.open += n
-	return true
-}
-
-type limitedConn struct {
-	net.Conn
-	leave func()
-}
-
-// Close closes the connection and counts it out.
-func (c *limitedConn) Close() error {
-	c.leave()
-	return c.Conn.Close()
-}

@@ -1,4 +1,4 @@
-package hostd
+package server
 
 import (
 	"bytes"
@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"ringfence/internal/cluster"
+	"ringfence/internal/hostd"
 )
 
 func newDir(t *testing.T) string {
@@ -157,7 +158,7 @@ func TestTheAuditLogIsBounded(t *testing.T) {
 	must(t, err)
 	a.limit = 2000
 	for range 100 {
-		a.write(auditEntry{Action: "off", Detail: clip(strings.Repeat("x", 10000))})
+		a.write(hostd.AuditEntry{Action: "off", Detail: clip(strings.Repeat("x", 10000))})
 	}
 	must(t, a.file.Close())
 	for _, name := range []string{path, path + ".1"} {

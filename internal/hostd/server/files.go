@@ -1,11 +1,10 @@
-package hostd
+package server
 
 import (
 	"bytes"
 	"crypto/ed25519"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"io"
@@ -14,6 +13,7 @@ import (
 	"time"
 
 	"ringfence/internal/cluster"
+	"ringfence/internal/wire/hostapi"
 )
 
 // Files is a host directory, read and found good.
@@ -169,21 +169,8 @@ func readJSON(path string, to any) error {
 	if err != nil {
 		return err
 	}
-	if err := strictJSON(bytes.NewReader(data), to); err != nil {
+	if err := hostapi.Decode(bytes.NewReader(data), to); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
-	}
-	return nil
-}
-
-// strictJSON decodes exactly one value without unknown fields.
-func strictJSON(r io.Reader, to any) error {
-	dec := json.NewDecoder(r)
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(to); err != nil {
-		return err
-	}
-	if _, err := dec.Token(); err != io.EOF {
-		return fmt.Errorf("more than one JSON value")
 	}
 	return nil
 }

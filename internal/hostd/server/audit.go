@@ -1,4 +1,4 @@
-package hostd
+package server
 
 import (
 	"context"
@@ -10,7 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"ringfence/internal/cluster"
+	"ringfence/internal/hostd"
 )
 
 const (
@@ -24,36 +24,19 @@ const (
 	auditQueue = 1024
 )
 
-// auditEntry is one line of audit.log: who wanted what, and what came of it.
-type auditEntry struct {
-	Time        time.Time           `json:"time"`
-	Cluster     cluster.ClusterID   `json:"cluster,omitempty"`
-	Name        string              `json:"certificate,omitempty"` // common name of the caller's certificate
-	Remote      string              `json:"remote,omitempty"`
-	Action      string              `json:"action"`
-	Guest       cluster.GuestID     `json:"guest,omitempty"`
-	Life        cluster.LifeID      `json:"life,omitempty"`
-	Incarnation cluster.Incarnation `json:"incarnation,omitempty"`
-	Epoch       cluster.Epoch       `json:"epoch,omitempty"`
-	Decision    string              `json:"decision,omitempty"`
-	Outcome     string              `json:"outcome"`
-	Detail      string              `json:"detail,omitempty"`
-	Dropped     int64               `json:"dropped_before,omitempty"`
-}
-
 // audit writes the audit log. run owns the file.
 type audit struct {
 	path    string
 	limit   int64
 	log     *slog.Logger
-	queue   chan auditEntry
+	queue   chan hostd.AuditEntry
 	dropped atomic.Int64
 	file    *os.File
 	size    int64
 }
 
 func openAudit(path string, log *slog.Logger) (*audit, error) {
-	a := &audit{path: path, limit: auditLimitBytes, log: log, queue: make(chan auditEntry, auditQueue)}
+	a := &audit{path: path, limit: auditLimitBytes, log: log, queue: make(chan hostd.AuditEntry, auditQueue)}
 	return a, a.open()
 }
 
@@ -70,8 +53,8 @@ func (a *audit) open() error {
 	return nil
 }
 
-// note takes an entry without waiting.
-func (a *audit) note(e auditEntry) {
+// Note takes an entry without waiting.
+func (a *audit) Note(e hostd.AuditEntry) {
 	e.Time = time.Now().UTC()
 	e.Cluster, e.Guest, e.Life = clip(e.Cluster), clip(e.Guest), clip(e.Life)
 	e.Name, e.Action, e.Decision, e.Detail = clip(e.Name), clip(e.Action), clip(e.Decision), clip(e.Detail)
@@ -108,7 +91,7 @@ func (a *audit) run(ctx context.Context) {
 	}
 }
 
-func (a *audit) write(e auditEntry) {
+func (a *audit) write(e hostd.AuditEntry) {
 	e.Dropped = a.dropped.Swap(0)
 	line, err := json.Marshal(e)
 	if err == nil && a.size+int64(len(line)) > a.limit {

@@ -70,19 +70,31 @@ func (e *RefusedError) Error() string {
 // its key. The host must show exactly the enrolled certificate: names and
 // dates do not matter then, and no wrong clock keeps a cluster from fencing.
 func New(host cluster.Host, cert tls.Certificate) (*Client, error) {
+	config, err := pinned(host, cert)
+	if err != nil {
+		return nil, err
+	}
+	return newClient(host, transport(config), transport(config))
+}
+
+// NewWithTransport makes a client whose requests rt carries to the host, in
+// place of mutual TLS: rt vouches for both sides. The simulator calls it.
+func NewWithTransport(host cluster.Host, rt http.RoundTripper) (*Client, error) {
+	return newClient(host, rt, rt)
+}
+
+// newClient makes a client with one way for questions and orders and one for
+// the event stream, which keeps a connection of its own.
+func newClient(host cluster.Host, calls, events http.RoundTripper) (*Client, error) {
 	if _, _, err := net.SplitHostPort(host.Address); err != nil {
 		return nil, fmt.Errorf("address of host %s: %w", host.Name, err)
 	}
 	if len(host.SigningKey) != ed25519.PublicKeySize {
 		return nil, fmt.Errorf("signing key of host %s has %d bytes, want %d", host.Name, len(host.SigningKey), ed25519.PublicKeySize)
 	}
-	config, err := pinned(host, cert)
-	if err != nil {
-		return nil, err
-	}
 	return &Client{
 		host: host, key: ed25519.PublicKey(bytes.Clone(host.SigningKey)),
-		http: &http.Client{Transport: transport(config), CheckRedirect: noRedirect}, events: &http.Client{Transport: transport(config), CheckRedirect: noRedirect},
+		http: &http.Client{Transport: calls, CheckRedirect: noRedirect}, events: &http.Client{Transport: events, CheckRedirect: noRedirect},
 	}, nil
 }
 

@@ -381,7 +381,7 @@ func TestAnEndedLifeSeenAgainIsDestroyed(t *testing.T) {
 func TestWithAFullJournalEndsWait(t *testing.T) {
 	b := newBench(t, true)
 	b.claimed()
-	b.storage.Fail = syscall.ENOSPC
+	b.storage.SetFail(syscall.ENOSPC)
 	b.event(ended, lifeA, hypervisor.ReasonCrashed)
 	for range 3 {
 		b.list(hypervisor.StateRunning, lifeB)
@@ -392,7 +392,7 @@ func TestWithAFullJournalEndsWait(t *testing.T) {
 	if len(b.pending) != 2 {
 		t.Errorf("%d facts wait, want 2: %+v", len(b.pending), b.pending)
 	}
-	b.storage.Fail = nil
+	b.storage.SetFail(nil)
 	b.list(hypervisor.StateRunning, lifeB)
 	b.wantEnded(cluster.CauseCrashed)
 }
@@ -454,7 +454,7 @@ func TestBinding(t *testing.T) {
 	})
 	t.Run("is not given before the life is durable", func(t *testing.T) {
 		b := newBench(t, true)
-		b.storage.Fail = syscall.ENOSPC
+		b.storage.SetFail(syscall.ENOSPC)
 		if binding := b.bind(lifeA, alpha); b.refused == nil || binding.Signature != nil {
 			t.Error("given")
 		}

@@ -136,7 +136,7 @@ func TestAnOlderLeadershipIsRefusedAlsoAfterARestart(t *testing.T) {
 func TestNothingIsDoneWhenTheEpochCannotBeWritten(t *testing.T) {
 	b := newBench(t, true)
 	b.claimed()
-	b.storage.Fail = syscall.ENOSPC
+	b.storage.SetFail(syscall.ENOSPC)
 	reply, asked, err := b.carry(order(hostapi.ActionOff, 1, "d1", lifeA), Result{})
 	if asked || err != nil || reply.Outcome != cluster.OutcomeNotDone {
 		t.Errorf("asked %v, reply %+v, error %v", asked, reply, err)
@@ -150,12 +150,12 @@ func TestOffIsUnknownUntilItsEndIsDurable(t *testing.T) {
 	if reply, err := b.Admit(order(hostapi.ActionOff, 1, "d1", lifeA)); reply != nil || err != nil {
 		t.Fatal(reply, err)
 	}
-	b.storage.Fail = syscall.ENOSPC
+	b.storage.SetFail(syscall.ENOSPC)
 	reply, _, err := b.Settle(order(hostapi.ActionOff, 1, "d1", lifeA), Result{})
 	if err != nil || reply.Outcome != cluster.OutcomeUnknown {
 		t.Errorf("reply %+v, error %v", reply, err)
 	}
-	b.storage.Fail = nil
+	b.storage.SetFail(nil)
 	b.list(hypervisor.StateOff, "")
 	b.wantEnded(cluster.CauseFenced)
 }

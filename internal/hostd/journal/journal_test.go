@@ -5,9 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
-	"path/filepath"
-	"strings"
 	"syscall"
 	"testing"
 
@@ -80,10 +77,10 @@ func TestReopenGivesTheSameState(t *testing.T) {
 func TestRewritingKeepsTheState(t *testing.T) {
 	storage := &Memory{}
 	j := filled(t, storage)
-	before := len(storage.Data)
+	before := len(storage.Bytes())
 	j.compact()
-	if len(storage.Data) >= before {
-		t.Errorf("rewritten journal has %d bytes, had %d", len(storage.Data), before)
+	if len(storage.Bytes()) >= before {
+		t.Errorf("rewritten journal has %d bytes, had %d", len(storage.Bytes()), before)
 	}
 	same(t, j.State(), open(t, storage).State())
 }
@@ -96,8 +93,8 @@ func TestAGrowingJournalIsRewritten(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if len(storage.Data) > compactAtBytes {
-		t.Errorf("journal has %d bytes after rewriting", len(storage.Data))
+	if len(storage.Bytes()) > compactAtBytes {
+		t.Errorf("journal has %d bytes after rewriting", len(storage.Bytes()))
 	}
 	if got := open(t, storage).State().Leaderships["c1"].Epoch; got != 20000 {
 		t.Errorf("epoch %d, want 20000", got)
@@ -107,12 +104,12 @@ func TestAGrowingJournalIsRewritten(t *testing.T) {
 func TestAWriteCutShortByACrashIsCutOff(t *testing.T) {
 	storage := &Memory{}
 	j := filled(t, storage)
-	whole, before := len(storage.Data), bytes.Clone(storage.Data)
-	want := open(t, &Memory{Data: bytes.Clone(before)}).State()
+	whole, before := len(storage.Bytes()), bytes.Clone(storage.Bytes())
+	want := open(t, NewMemory(before)).State()
 	if err := j.Append(life(9, Here)); err != nil {
 		t.Fatal(err)
 	}
-	torn := bytes.Clone(storage.Data)
+	torn := bytes.Clone(storage.Bytes())
 	for n := whole; n < len(torn); n++ {
 		same(t, want, tornOpen{t, torn[:n], before}.open().State())
 		zeros := append(bytes.Clone(torn[:n]), make([]byte, len(torn)-n)...)
@@ -128,10 +125,10 @@ type tornOpen struct {
 
 func (o tornOpen) open() *Journal {
 	o.t.Helper()
-	storage := &Memory{Data: bytes.Clone(o.data)}
+	storage := NewMemory(o.data)
 	j := open(o.t, storage)
-	if !bytes.Equal(storage.Data, o.want) {
-		o.t.Fatalf("%d bytes are left of %d, want %d", len(storage.Data), len(o.data), len(o.want))
+	if !bytes.Equal(storage.Bytes(), o.want) {
+		o.t.Fatalf("%d bytes are left of %d, want %d", len(storage.Bytes()), len(o.data), len(o.want))
 	}
 	return j
 }
@@ -139,7 +136,7 @@ func (o tornOpen) open() *Journal {
 func TestEveryOtherDamageIsAnErrorWithFileAndOffset(t *testing.T) {
 	storage := &Memory{}
 	filled(t, storage)
-	data := storage.Data
+	data := storage.Bytes()
 	frames, _, err := decode(data)
 	if err != nil || len(frames) != len(everything())+1 {
 		t.Fatalf("%d frames, %v", len(frames), err)
@@ -148,7 +145,7 @@ func TestEveryOtherDamageIsAnErrorWithFileAndOffset(t *testing.T) {
 		for _, flip := range []byte{0x01, 0x10} {
 			bad := bytes.Clone(data)
 			bad[i] ^= flip
-			_, err := Open(&Memory{Data: bad}, quiet)
+			_, err := Open(NewMemory(bad), quiet)
 			var damage *DamageError
 			if !errors.As(err, &damage) {
 				t.Fatalf("byte %d %q changed to %q: error %v", i, data[i], bad[i], err)
@@ -161,10 +158,10 @@ func TestEveryOtherDamageIsAnErrorWithFileAndOffset(t *testing.T) {
 	zero := bytes.Clone(data)
 	zero[100] = 0
 	var damage *DamageError
-	if _, err := Open(&Memory{Data: zero}, quiet); !errors.As(err, &damage) {
+	if _, err := Open(NewMemory(zero), quiet); !errors.As(err, &damage) {
 		t.Errorf("a zero byte before intact frames: error %v", err)
 	}
-	_, err = Open(&Memory{Data: append([]byte("x"), data...)}, quiet)
+	_, err = Open(NewMemory(append([]byte("x"), data...)), quiet)
 	const want = "journal memory is damaged at offset 0: no frame begins here; move it away to start with an empty journal: every earlier life then is unknown"
 	if err == nil || err.Error() != want {
 		t.Errorf("error %v, want %s", err, want)
@@ -174,16 +171,16 @@ func TestEveryOtherDamageIsAnErrorWithFileAndOffset(t *testing.T) {
 func TestAFailedAppendChangesNothing(t *testing.T) {
 	storage := &Memory{}
 	j := filled(t, storage)
-	want := len(storage.Data)
-	storage.Fail = syscall.ENOSPC
+	want := len(storage.Bytes())
+	storage.SetFail(syscall.ENOSPC)
 	err := j.Append(life(7, Here))
 	if !errors.Is(err, syscall.ENOSPC) {
 		t.Fatalf("error %v", err)
 	}
-	if _, has := j.State().Lives["boot:7:1"]; has || len(storage.Data) != want {
+	if _, has := j.State().Lives["boot:7:1"]; has || len(storage.Bytes()) != want {
 		t.Error("the failed entry has left something behind")
 	}
-	storage.Fail = nil
+	storage.SetFail(nil)
 	if err := j.Append(life(7, Here)); err != nil {
 		t.Fatal(err)
 	}
@@ -193,9 +190,9 @@ func TestAFailedAppendChangesNothing(t *testing.T) {
 func TestAFailedRewriteKeepsTheLongJournal(t *testing.T) {
 	storage := &Memory{}
 	j := filled(t, storage)
-	storage.Fail = syscall.ENOSPC
+	storage.SetFail(syscall.ENOSPC)
 	j.compact()
-	storage.Fail = nil
+	storage.SetFail(nil)
 	if err := j.Append(life(8, Here)); err != nil {
 		t.Fatal(err)
 	}
@@ -292,125 +289,36 @@ func TestDecisionsOfOneClusterAreBounded(t *testing.T) {
 	}
 }
 
-// faulty fails writes or syncs of the real file.
-type faulty struct {
-	*os.File
-	short, sync *bool
-}
-
-func (f faulty) WriteAt(p []byte, off int64) (int, error) {
-	if *f.short {
-		n, _ := f.File.WriteAt(p[:len(p)/2], off)
-		return n, syscall.ENOSPC
+// A disk that lies about its last writes leaves an older journal, not a damaged
+// one; the state is the one of that time.
+func TestALostTailIsAnOlderJournal(t *testing.T) {
+	all := everything()
+	for lost := range all {
+		storage, older := &Memory{}, &Memory{}
+		filled(t, storage)
+		storage.LoseFrames(lost)
+		j := open(t, older)
+		for _, entries := range all[:len(all)-lost] {
+			if err := j.Append(entries...); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if !bytes.Equal(older.Bytes(), storage.Bytes()) {
+			t.Fatalf("%d frames lost: %d bytes are left, want %d", lost, len(storage.Bytes()), len(older.Bytes()))
+		}
+		same(t, j.State(), open(t, storage).State())
 	}
-	return f.File.WriteAt(p, off)
-}
-
-func (f faulty) Sync() error {
-	if *f.sync {
-		return syscall.EIO
+	storage := &Memory{}
+	filled(t, storage)
+	whole := len(storage.Bytes())
+	storage.LoseBytes(1)
+	torn := open(t, storage)
+	if _, has := torn.State().BySeq(2); has || len(storage.Bytes()) >= whole-1 {
+		t.Error("half a frame counts")
 	}
-	return f.File.Sync()
-}
-
-func faultyFile(t *testing.T) (f *File, path string, short, sync *bool) {
-	t.Helper()
-	short, sync = new(bool), new(bool)
-	dir := t.TempDir()
-	if err := os.Chmod(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	path = filepath.Join(dir, "journal")
-	f, err := openFile(path, func(file *os.File) disk { return faulty{file, short, sync} })
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = f.Close() })
-	return f, path, short, sync
-}
-
-func TestAFullDiskLeavesTheFileAsItWas(t *testing.T) {
-	f, path, short, _ := faultyFile(t)
-	j := filled(t, f)
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	*short = true
-	if err := j.Append(life(7, Here)); !errors.Is(err, syscall.ENOSPC) {
-		t.Fatalf("error %v", err)
-	}
-	j.compact()
-	got, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(want, got) {
-		t.Errorf("file has %d bytes, had %d", len(got), len(want))
-	}
-	if _, err := os.Stat(path + ".new"); !os.IsNotExist(err) {
-		t.Errorf("the unfinished file is still there: %v", err)
-	}
-	*short = false
-	if err := j.Append(life(7, Here)); err != nil {
-		t.Fatalf("with space again: %v", err)
-	}
-}
-
-func TestAfterAFailedSyncTheFileTakesNoMore(t *testing.T) {
-	f, _, _, sync := faultyFile(t)
-	j := filled(t, f)
-	*sync = true
-	if err := j.Append(life(7, Here)); !errors.Is(err, syscall.EIO) {
-		t.Fatalf("error %v", err)
-	}
-	*sync = false
-	if err := j.Append(life(7, Here)); err == nil || !strings.Contains(err.Error(), "restart hostd") {
-		t.Errorf("error %v", err)
-	}
-}
-
-func TestARewrittenFileIsReadAgain(t *testing.T) {
-	f, path, _, _ := faultyFile(t)
-	j := filled(t, f)
-	j.compact()
-	if err := j.Append(life(11, Here)); err != nil {
-		t.Fatal(err)
-	}
-	if err := j.Close(); err != nil {
-		t.Fatal(err)
-	}
-	again, err := OpenFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer again.Close()
-	same(t, j.State(), open(t, again).State())
-}
-
-func TestOneProcessHoldsAJournal(t *testing.T) {
-	_, path, _, _ := faultyFile(t)
-	if _, err := OpenFile(path); err == nil || !strings.Contains(err.Error(), "another hostd uses it") {
-		t.Errorf("error %v", err)
-	}
-}
-
-func TestAJournalThatOthersCanReadIsRefused(t *testing.T) {
-	f, path, _, _ := faultyFile(t)
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(path, 0o640); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := OpenFile(path); err == nil || !strings.Contains(err.Error(), "run: chmod 0600 "+path) {
-		t.Errorf("error %v", err)
-	}
-	if err := errors.Join(os.Chmod(path, 0o600), os.Chmod(filepath.Dir(path), 0o750)); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := OpenFile(path); err == nil || !strings.Contains(err.Error(), "run: chmod 0700 "+filepath.Dir(path)) {
-		t.Errorf("error %v", err)
+	storage.LoseFrames(1000)
+	if len(storage.Bytes()) != 0 {
+		t.Errorf("%d bytes are left of everything", len(storage.Bytes()))
 	}
 }
 
@@ -427,13 +335,13 @@ func FuzzOpen(f *testing.F) {
 			f.Fatal(err)
 		}
 	}
-	f.Add(storage.Data)
-	f.Add(storage.Data[:len(storage.Data)-7])
-	f.Add(append(bytes.Clone(storage.Data), 0, 0, 0))
+	f.Add(storage.Bytes())
+	f.Add(storage.Bytes()[:len(storage.Bytes())-7])
+	f.Add(append(bytes.Clone(storage.Bytes()), 0, 0, 0))
 	f.Add([]byte("00000002 00000000 []\n"))
 	f.Add([]byte("ffffffff 00000000 []\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		storage := &Memory{Data: data}
+		storage := NewMemory(data)
 		j, err := Open(storage, quiet)
 		if err != nil {
 			return

@@ -47,7 +47,7 @@ type Executor struct {
 
 	mu      sync.Mutex // guards the fields below
 	workers map[cluster.ServiceName]*worker
-	turns   map[cluster.ServiceName]*sync.Mutex // held by a probe of a service, and when a worker becomes active
+	turns   map[cluster.ServiceName]chan struct{} // each holds a value while taken: by a probe of a service, and when a worker becomes active
 	latched string                              // why no start is allowed any more; "" while open
 	held    string                              // why nothing runs for now; "" while it may
 	wg      sync.WaitGroup
@@ -64,18 +64,25 @@ func New(c Config) *Executor {
 		jobs:    make(chan struct{}, max(8, jobsPerCore*runtime.NumCPU())),
 		stops:   make(chan struct{}, max(8, jobsPerCore*runtime.NumCPU())),
 		workers: map[cluster.ServiceName]*worker{},
-		turns:   map[cluster.ServiceName]*sync.Mutex{},
+		turns:   map[cluster.ServiceName]chan struct{}{},
 	}
 }
 
-// turn returns the lock that keeps a probe and the worker of one service apart.
-func (e *Executor) turn(service cluster.ServiceName) *sync.Mutex {
+// take waits for the turn that keeps a probe and the worker of one service
+// apart, which is held over agent calls; false when ctx ended before.
+func (e *Executor) take(ctx context.Context, service cluster.ServiceName) (release func(), ok bool) {
 	e.mu.Lock()
-	defer e.mu.Unlock()
 	if e.turns[service] == nil {
-		e.turns[service] = &sync.Mutex{}
+		e.turns[service] = make(chan struct{}, 1)
 	}
-	return e.turns[service]
+	turn := e.turns[service]
+	e.mu.Unlock()
+	select {
+	case turn <- struct{}{}:
+		return func() { <-turn }, true
+	case <-ctx.Done():
+		return nil, false
+	}
 }
 
 // busy reports whether a worker runs the service or may run it.

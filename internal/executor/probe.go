@@ -14,9 +14,11 @@ import (
 // A service that came to be owned here since the caller looked is its worker's
 // alone and passed over; a worker that is about to begin waits for the probe.
 func (e *Executor) Probe(ctx context.Context, def cluster.ServiceConfig) string {
-	turn := e.turn(def.Name)
-	turn.Lock()
-	defer turn.Unlock()
+	release, ok := e.take(ctx, def.Name)
+	if !ok {
+		return fmt.Sprintf("not probed: %v", context.Cause(ctx))
+	}
+	defer release()
 	if e.busy(def.Name) {
 		return ""
 	}

@@ -100,10 +100,12 @@ func (w *worker) setActive(active bool, stopErr error) {
 
 // activate marks the service active if the order still stands. From then on
 // StopAll waits for it; before, no agent may run.
-func (w *worker) activate(generation cluster.Generation) bool {
-	turn := w.turn(w.service)
-	turn.Lock()
-	defer turn.Unlock()
+func (w *worker) activate(ctx context.Context, generation cluster.Generation) bool {
+	release, ok := w.take(ctx, w.service)
+	if !ok {
+		return false
+	}
+	defer release()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if o := w.orderLocked(); !o.run || o.owner.Value.Generation != generation {
@@ -188,7 +190,7 @@ func (w *worker) begin(ctx context.Context, o order) {
 		return
 	}
 	adopted, ok := w.ticket(ctx, o)
-	if !ok || !w.activate(owner.Generation) {
+	if !ok || !w.activate(ctx, owner.Generation) {
 		return
 	}
 	w.running, w.restarts = owner, nil
@@ -361,10 +363,12 @@ func (w *worker) confirmStopped(ctx context.Context, o order) {
 		wait(ctx, o.news)
 		return
 	}
+	release, ok := w.take(ctx, w.service)
+	if !ok {
+		return
+	}
 	w.running = owner
-	turn := w.turn(w.service)
-	turn.Lock()
 	w.setActive(true, nil)
-	turn.Unlock()
+	release()
 	w.stopAndReport(ctx, cluster.ReportStopped, o.why)
 }

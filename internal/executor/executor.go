@@ -48,8 +48,8 @@ type Executor struct {
 	mu      sync.Mutex // guards the fields below
 	workers map[cluster.ServiceName]*worker
 	turns   map[cluster.ServiceName]chan struct{} // each holds a value while taken: by a probe of a service, and when a worker becomes active
-	latched string                              // why no start is allowed any more; "" while open
-	held    string                              // why nothing runs for now; "" while it may
+	latched string                                // why no start is allowed any more; "" while open
+	held    string                                // why nothing runs for now; "" while it may
 	wg      sync.WaitGroup
 }
 

@@ -29,7 +29,7 @@ var packages = []struct {
 	{"internal/lab", shell},
 	{"internal/layers", shell},
 	{"internal/nodeapi", shell},
-	{"internal/sim", shell},
+	{"internal/sim/...", shell},
 	{"internal/web", shell},
 	{"scripts/...", shell},
 
@@ -61,7 +61,7 @@ var packages = []struct {
 
 // testOnly are the conformance suites: only tests may import them.
 var testOnly = []string{
-	"internal/hypervisor/hypervisortest", "internal/resource/resourcetest", "internal/store/storetest",
+	"internal/hypervisor/hypervisortest", "internal/resource/resourcetest", "internal/sim/simrun", "internal/store/storetest",
 }
 
 // The pure layers (vocabulary and core) import nothing but their own kind and

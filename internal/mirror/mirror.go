@@ -124,6 +124,7 @@ func (m *Mirror) replace(kvs []cluster.KV, rev cluster.Revision) {
 
 // take applies changes and wakes the readers.
 func (m *Mirror) take(rev cluster.Revision, changes []store.Change, first bool) {
+	now := m.clock.Now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, c := range changes {
@@ -131,7 +132,7 @@ func (m *Mirror) take(rev cluster.Revision, changes []store.Change, first bool) 
 		if m.onChange != nil && !first {
 			before = m.state.Clone()
 		}
-		if err := m.state.Apply(c.KV, c.Deleted, m.clock.Now()); err != nil {
+		if err := m.state.Apply(c.KV, c.Deleted, now); err != nil {
 			m.log.Error("record cannot be read; it is passed over", "err", err)
 		}
 		if c.Deleted {

@@ -1,0 +1,344 @@
+package sim
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"ringfence/internal/cluster"
+	"ringfence/internal/hypervisor/mem"
+)
+
+func (a *attack) rebootInside() string {
+	g := a.guest()
+	m := g.now()
+	if m == nil {
+		return g.name + " is off"
+	}
+	g.reboot(m)
+	return g.name
+}
+
+// powerCycle ends a life and begins another at once, as an administrator does
+// who is not patient.
+func (a *attack) powerCycle() string {
+	g := a.virtual()
+	h := g.place()
+	a.later(0, func() {
+		h.dies(g, true)
+		h.powerOn(g)
+	})
+	return g.name
+}
+
+func (a *attack) hostLoss() string {
+	h, away := a.host(), a.span(time.Second, 25*time.Second)
+	if !h.isUp() {
+		return h.name + " is down"
+	}
+	a.later(0, func() {
+		h.down()
+		a.later(away, func() {
+			h.back()
+			for _, g := range a.sortedGuests() {
+				if g.place() == h && a.r.IntN(2) == 0 {
+					h.powerOn(g)
+				}
+			}
+		})
+	})
+	return fmt.Sprintf("%s for %v", h.name, away.Round(time.Millisecond))
+}
+
+func (a *attack) hostdRestart() string {
+	h, away := a.host(), a.span(10*time.Millisecond, 8*time.Second)
+	a.later(0, func() {
+		h.stopHostd()
+		a.later(away, h.startHostd)
+	})
+	return fmt.Sprintf("%s for %v", h.name, away.Round(time.Millisecond))
+}
+
+// hostdLosesTail: the host's disk had promised more than it kept.
+func (a *attack) hostdLosesTail() string {
+	h, away, entries := a.host(), a.span(10*time.Millisecond, 8*time.Second), 1+a.r.IntN(4)
+	a.later(0, func() {
+		h.stopHostd()
+		h.storage.LoseFrames(entries)
+		a.mu.Lock()
+		a.doubt = true
+		a.mu.Unlock()
+		a.later(away, h.startHostd)
+	})
+	return fmt.Sprintf("%s, %d entries, for %v", h.name, entries, away.Round(time.Millisecond))
+}
+
+func (a *attack) journalFull() string {
+	h, span := a.host(), a.span(time.Second, 20*time.Second)
+	h.storage.SetFail(errFull)
+	a.later(span, func() { h.storage.SetFail(nil) })
+	return fmt.Sprintf("%s for %v", h.name, span.Round(time.Millisecond))
+}
+
+// storeStall makes the voter of one node lag.
+func (a *attack) storeStall() string {
+	g, lag, span := a.guest(), a.span(200*time.Millisecond, 5*time.Second), a.span(time.Second, 15*time.Second)
+	l := g.link()
+	if l == nil {
+		return g.name + " has no daemon"
+	}
+	l.setLag(lag)
+	a.later(span, func() { l.setLag(0) })
+	return fmt.Sprintf("%s sees changes %v late for %v", g.name, lag.Round(time.Millisecond), span.Round(time.Millisecond))
+}
+
+// staleReads has a daemon read the store as it is now, for a while, also when
+// it starts anew.
+func (a *attack) staleReads() string {
+	g, span := a.guest(), a.span(time.Second, 10*time.Second)
+	l := g.link()
+	if l == nil {
+		return g.name + " has no daemon"
+	}
+	l.freeze(true)
+	a.later(span, func() { l.freeze(false) })
+	if a.r.IntN(2) == 0 {
+		a.later(a.span(0, span), func() { a.stopDaemon(g, 100*time.Millisecond) })
+	}
+	return fmt.Sprintf("%s for %v", g.name, span.Round(time.Millisecond))
+}
+
+func (a *attack) commitsLost() string {
+	g, span := a.guest(), a.span(time.Second, 10*time.Second)
+	l := g.link()
+	if l == nil {
+		return g.name + " has no daemon"
+	}
+	l.setLost(0.3)
+	a.later(span, func() { l.setLost(0) })
+	return fmt.Sprintf("of %s for %v", g.name, span.Round(time.Millisecond))
+}
+
+// powerCalls makes a host's fence method slow, failing or hanging, and repairs it.
+func (a *attack) powerCalls() string {
+	h, span := a.host(), a.span(time.Second, 20*time.Second)
+	fault := []PowerFault{PowerSlow, PowerFails, PowerFailsAfter, PowerHangs}[a.r.IntN(4)]
+	h.driver.setFault(fault)
+	a.later(span, func() { h.driver.setFault(PowerGood) })
+	return fmt.Sprintf("%s for %v: %s", h.name, span.Round(time.Millisecond), []string{"", "slow", "fail", "fail, they say", "hang"}[fault])
+}
+
+// hypervisorTrouble: the management layer of a host is down, quiet, or loses
+// its event streams.
+func (a *attack) hypervisorTrouble() string {
+	h, span := a.host(), a.span(500*time.Millisecond, 12*time.Second)
+	switch a.r.IntN(4) {
+	case 0:
+		h.driver.SetAvailable(false)
+		a.later(span, func() { h.driver.SetAvailable(true) })
+		return fmt.Sprintf("%s down for %v", h.name, span.Round(time.Millisecond))
+	case 1:
+		h.driver.SetQuiet(true)
+		a.later(span, func() { h.driver.SetQuiet(false) })
+		return fmt.Sprintf("%s tells nothing for %v", h.name, span.Round(time.Millisecond))
+	case 2:
+		h.driver.SetFault(mem.FaultOn(mem.OpList, mem.Fault{Hang: true}))
+		a.later(span, func() { h.driver.SetFault(nil) })
+		return fmt.Sprintf("%s lists nothing for %v", h.name, span.Round(time.Millisecond))
+	}
+	h.driver.BreakStreams()
+	return h.name + " loses its streams"
+}
+
+func (a *attack) badWeather() string {
+	weather := Weather{Loss: 0.1 * a.r.Float64(), Repeat: 0.3 * a.r.Float64(), Late: 0.3 * a.r.Float64(), Delay: a.span(10*time.Millisecond, 4*time.Second)}
+	span := a.span(time.Second, 15*time.Second)
+	a.net.setWeather(weather)
+	a.later(span, func() { a.net.setWeather(Weather{}) })
+	return fmt.Sprintf("lost %.2f, repeated %.2f, late %.2f by up to %v, for %v", weather.Loss, weather.Repeat, weather.Late, weather.Delay.Round(time.Millisecond), span.Round(time.Millisecond))
+}
+
+func (a *attack) clockStep() string {
+	g, step := a.guest(), a.span(100*time.Millisecond, 20*time.Second)
+	m := g.now()
+	if m == nil {
+		return g.name + " is off"
+	}
+	m.step(step)
+	return fmt.Sprintf("%s by %v", g.name, step.Round(time.Millisecond))
+}
+
+func (a *attack) service() cluster.ServiceName {
+	var names []cluster.ServiceName
+	a.history.read(func(s *cluster.State) {
+		for _, c := range s.Config.Value.Services {
+			names = append(names, c.Name)
+		}
+	})
+	return names[a.r.IntN(len(names))]
+}
+
+// serviceCrash ends a service's process, not its guest.
+func (a *attack) serviceCrash() string {
+	s := a.service()
+	for _, g := range a.sortedGuests() {
+		g.mu.Lock()
+		p := g.processes[s]
+		if p != nil {
+			close(p.ended)
+			delete(g.processes, s)
+		}
+		g.mu.Unlock()
+		if p != nil {
+			return fmt.Sprintf("%s on %s", s, g.name)
+		}
+	}
+	return string(s) + " runs nowhere"
+}
+
+func (a *attack) agents() string {
+	g, span := a.guest(), a.span(time.Second, 15*time.Second)
+	f := []AgentFaults{{StartFails: true}, {StartHangs: true}, {StopFails: true}, {StopHangs: true}, {Blind: true}}[a.r.IntN(5)]
+	g.setFaults(f)
+	a.later(span, func() { g.setFaults(AgentFaults{}) })
+	return fmt.Sprintf("on %s for %v: %+v", g.name, span.Round(time.Millisecond), f)
+}
+
+func (a *attack) standby() string {
+	g, span := a.guest(), a.span(time.Second, 15*time.Second)
+	a.put(cluster.KeyStandby(g.node()), cluster.Standby{Node: g.node(), By: "sim"})
+	a.later(span, func() { a.commit(cluster.Remove(cluster.KeyStandby(g.node()))) })
+	return fmt.Sprintf("%s for %v", g.name, span.Round(time.Millisecond))
+}
+
+func (a *attack) move() string {
+	s, g := a.service(), a.guest()
+	a.put(cluster.KeyWish(s), cluster.Wish{Service: s, MoveTo: g.node(), By: "sim"})
+	a.later(a.span(time.Second, 10*time.Second), func() { a.commit(cluster.Remove(cluster.KeyWish(s))) })
+	return fmt.Sprintf("%s to %s", s, g.name)
+}
+
+func (a *attack) leaveCluster() string {
+	g := a.guest()
+	g.mu.Lock()
+	d := g.daemon
+	if d != nil && d.node != nil {
+		d.node.Leave()
+	}
+	g.mu.Unlock()
+	return g.name
+}
+
+func (a *attack) disarm() string {
+	span := a.span(time.Second, 10*time.Second)
+	a.put(cluster.KeyDisarm, cluster.Disarm{By: "sim", Reason: "work on the network"})
+	a.later(span, func() { a.commit(cluster.Remove(cluster.KeyDisarm)) })
+	return span.Round(time.Millisecond).String()
+}
+
+// migrate moves a guest to another host, or fails at it half-way.
+func (a *attack) migrate() string {
+	g := a.virtual()
+	from := g.place()
+	var others []*host
+	for _, h := range a.sortedHosts() {
+		if h != from {
+			others = append(others, h)
+		}
+	}
+	to := others[a.r.IntN(len(others))]
+	takes, downtime, how := a.span(100*time.Millisecond, 8*time.Second), a.span(10*time.Millisecond, 1500*time.Millisecond), a.r.IntN(4)
+	a.later(0, func() { a.carry(g, from, to, takes, downtime, how) })
+	return fmt.Sprintf("%s from %s to %s in %v, standing still for %v; %s", g.name, from.name, to.name,
+		takes.Round(time.Millisecond), downtime.Round(time.Millisecond), []string{"", "", "fails before the switch", "fails behind the switch"}[how])
+}
+
+// carry migrates a guest.
+func (w *World) carry(g *guest, from, to *host, takes, downtime time.Duration, how int) {
+	ctx, cancel := context.WithTimeout(w.ctx, 10*time.Second)
+	defer cancel()
+	if err := from.driver.BeginMove(ctx, to.driver.Driver, g.id()); err != nil {
+		w.note("migration of %s does not begin: %v", g.name, err)
+		return
+	}
+	w.note("migration of %s begins", g.name)
+	time.Sleep(takes)
+	m := g.now()
+	if m == nil || !from.isUp() || !to.isUp() {
+		_ = from.driver.FailMove(g.id(), false)
+		return
+	}
+	if how == 2 {
+		w.note("migration of %s fails: %v", g.name, from.driver.FailMove(g.id(), false))
+		return
+	}
+	wasRunning := m.running()
+	m.pause(true)
+	time.Sleep(downtime)
+	g.drained()
+	var err error
+	if how == 3 {
+		err = from.driver.FailMove(g.id(), true)
+	} else {
+		err = from.driver.FinishMove(g.id())
+	}
+	if err == nil {
+		g.mu.Lock()
+		g.host = to
+		g.mu.Unlock()
+	}
+	w.note("migration of %s ends: %v", g.name, err)
+	if wasRunning && (how != 3 || err != nil) {
+		m.unpause()
+	}
+}
+
+// save keeps a guest's memory, and restores it after a while.
+func (a *attack) save() string {
+	g, span := a.virtual(), a.span(500*time.Millisecond, 20*time.Second)
+	h := g.place()
+	if err := h.driver.Save(g.id()); err != nil {
+		return err.Error()
+	}
+	m := g.now()
+	g.freeze(a.r.IntN(2) == 0)
+	a.later(span, func() { a.restore(g, h, m) })
+	return fmt.Sprintf("%s for %v", g.name, span.Round(time.Millisecond))
+}
+
+// restore brings a saved guest back, if its host allows it.
+func (w *World) restore(g *guest, h *host, m *machine) {
+	ctx, cancel := context.WithTimeout(w.ctx, 10*time.Second)
+	defer cancel()
+	if err := h.driver.Restore(ctx, g.id()); err != nil {
+		w.note("%s is not restored: %v", g.name, err)
+		return
+	}
+	w.note("%s is restored", g.name)
+	if m != nil {
+		m.unpause()
+	}
+}
+
+// revert gives a guest the memory back that it had before, with its services
+// as they ran then. What happens until its host destroys it is outside of what
+// Ringfence promises: the image writes before any program could know.
+func (a *attack) revert() string {
+	g, span := a.virtual(), a.span(time.Second, 15*time.Second)
+	image := g.takeImage()
+	if image == nil {
+		return g.name + " is off"
+	}
+	a.later(span, func() { g.revertTo(image) })
+	return fmt.Sprintf("%s to its memory of now, in %v", g.name, span.Round(time.Millisecond))
+}
+
+// link returns the store as the present daemon sees it.
+func (g *guest) link() *link {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.daemon == nil {
+		return nil
+	}
+	return g.daemon.link
+}

@@ -1,0 +1,148 @@
+package sim
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+
+	"ringfence/internal/cluster"
+	"ringfence/internal/plan"
+	"ringfence/internal/store/mem"
+)
+
+// history follows the store commit by commit, as a judge that knows the
+// records but not the code that writes them.
+type history struct {
+	w      *World
+	client *mem.Client
+
+	mu     sync.Mutex // guards everything below
+	state  cluster.State
+	seen   map[cluster.BootID]cluster.Ended
+	fences map[cluster.BootID]int // decisions, by boot (I3)
+	epoch  cluster.Epoch
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+func newHistory(w *World, client *mem.Client) *history {
+	return &history{w: w, client: client, seen: map[cluster.BootID]cluster.Ended{}, fences: map[cluster.BootID]int{}, done: make(chan struct{})}
+}
+
+// endedBy returns the evidence that a boot has ended, "" while there is none
+// or it is the boot's own word or a person's.
+func (h *history) endedBy(boot cluster.BootID) string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	ended, ok := h.seen[boot]
+	if !ok || ended.Evidence == cluster.EvidenceOperator {
+		return ""
+	}
+	return string(ended.Evidence) + ", " + ended.Detail
+}
+
+// read calls f with the state of the store.
+func (h *history) read(f func(s *cluster.State)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	f(&h.state)
+}
+
+func (h *history) run(ctx context.Context) {
+	ctx, h.cancel = context.WithCancel(ctx)
+	batches := h.client.Watch(ctx, cluster.Prefix, 1)
+	go func() {
+		defer close(h.done)
+		for batch := range batches {
+			h.mu.Lock()
+			before := h.state.Clone()
+			for _, c := range batch.Changes {
+				if err := h.state.Apply(c.KV, c.Deleted, h.w.now()); err != nil {
+					h.w.violate("store", "record cannot be read: %v", err)
+				}
+			}
+			h.state.Rev = batch.Rev
+			h.judge(&before)
+			h.mu.Unlock()
+		}
+	}()
+}
+
+func (h *history) stop() {
+	h.cancel()
+	<-h.done
+}
+
+// judge compares two neighbouring states.
+func (h *history) judge(before *cluster.State) {
+	s := &h.state
+	if epoch := s.Leader.Value.Epoch; epoch < h.epoch {
+		h.w.violate("epoch", "falls from %d to %d", h.epoch, epoch)
+	} else {
+		h.epoch = epoch
+	}
+	for id, ended := range s.Ended {
+		if _, known := h.seen[id]; !known {
+			h.w.note("%s has ended: %s", id, ended.Value.Evidence)
+			h.seen[id] = ended.Value
+		}
+	}
+	for id, fence := range s.Fences {
+		if _, stood := before.Fences[id]; stood {
+			continue
+		}
+		h.w.note("fence decision on %s: %s", id, fence.Value.Reason)
+		if h.fences[id]++; h.fences[id] > 1 {
+			h.w.violate("I3", "%d fence decisions on %s", h.fences[id], id)
+		}
+		if fence.Value.Reason == cluster.FenceSilent {
+			h.judgeSilence(id)
+		}
+	}
+	for name, owner := range s.Owners {
+		h.judgeOwner(name, before.Owners[name].Value, owner.Value)
+	}
+}
+
+// judgeSilence checks I6: no decision for silence while the accused has
+// answered the newest view of somebody who is still entitled to accuse it.
+func (h *history) judgeSilence(id cluster.BootID) {
+	s := &h.state
+	appeal, ok := s.Appeals[id]
+	if !ok || h.w.now()-appeal.Since >= plan.AppealAge {
+		return
+	}
+	for accuser, rev := range appeal.Value.Answers {
+		view, stands := s.Views[accuser]
+		if stands && view.Rev == rev && view.Value.Silent[id] == cluster.SilenceLost && !view.Value.Abstain {
+			h.w.violate("I6", "%s is fenced for silence though it has answered the view of %s at revision %d", id, accuser, rev)
+		}
+	}
+}
+
+// judgeOwner checks I2: a service leaves its owner only behind the owner's
+// word that it is verified stopped, or behind the proof that its boot ended.
+func (h *history) judgeOwner(name cluster.ServiceName, was, is cluster.Owner) {
+	if was.Boot == "" || was.Boot == is.Boot && was.Generation == is.Generation {
+		return
+	}
+	s := &h.state
+	if is.Generation < was.Generation {
+		h.w.violate("I2", "generation of %s falls from %d to %d", name, was.Generation, is.Generation)
+	}
+	ticket := s.Tickets[name]
+	ticketed := ticket.Value.Boot == was.Boot && ticket.Value.Generation == was.Generation
+	if ended, ok := s.Ended[was.Boot]; ok {
+		if ticketed && ended.Rev <= ticket.Rev {
+			h.w.violate("I2", "%s moves from %s, whose start ticket is newer than its tombstone", name, was.Boot)
+		}
+		return
+	}
+	report := s.Reports[name]
+	said := report.Value.Boot == was.Boot && report.Value.Generation == was.Generation &&
+		slices.Contains([]cluster.ReportState{cluster.ReportStopped, cluster.ReportFailed}, report.Value.State)
+	if !said || ticketed && report.Rev <= ticket.Rev {
+		h.w.violate("I2", "%s moves from %s to %s without evidence: %s", name, was.Boot, is.Boot, fmt.Sprintf("last report %q", report.Value.State))
+	}
+}

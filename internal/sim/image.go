@@ -1,0 +1,66 @@
+package sim
+
+import (
+	"time"
+
+	"ringfence/internal/cluster"
+	"ringfence/internal/hypervisor"
+)
+
+// image is the memory of a guest at one moment: its machine with the daemon and
+// the processes in it, held still. The guest goes on with a new daemon, which
+// takes over what runs, as after a restart of the daemon at that moment: so
+// both, the image and what became of the guest, are runs of production code.
+type image struct {
+	machine   *machine
+	daemon    *daemon
+	processes map[cluster.ServiceName]*process
+}
+
+// revertGrace is how long a reverted image may have effects, until its host
+// has destroyed it.
+const revertGrace = 2 * time.Second
+
+// takeImage keeps the memory of now, nil when the guest does not run.
+func (g *guest) takeImage() *image {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.machine == nil || !g.machine.running() || g.daemon == nil {
+		return nil
+	}
+	old := g.machine
+	kept := &image{machine: old, daemon: g.daemon, processes: g.processes}
+	old.pause(true)
+	g.machine, g.daemon = newMachine(g.w, g.name), nil
+	g.machine.ahead = old.ahead
+	g.processes = map[cluster.ServiceName]*process{}
+	for s, p := range kept.processes {
+		twin := *p
+		twin.m, twin.ended = g.machine, make(chan struct{})
+		g.processes[s] = &twin
+		g.w.wg.Go(twin.live)
+	}
+	m := g.machine
+	g.w.later(0, func() { g.startDaemon(m) })
+	return kept
+}
+
+// revertTo replaces the guest's memory by an image of it.
+func (g *guest) revertTo(kept *image) {
+	h := g.place()
+	if h == nil || !h.isUp() || h.driver.Life(g.id()) == "" {
+		kept.machine.end()
+		return
+	}
+	g.halt()
+	g.drained()
+	g.mu.Lock()
+	g.machine, g.daemon, g.processes = kept.machine, kept.daemon, kept.processes
+	g.mu.Unlock()
+	for _, p := range kept.processes {
+		p.excusedUntil = g.w.now() + revertGrace
+	}
+	g.w.note("%s has its old memory", g.name)
+	h.driver.Inside(g.id(), hypervisor.ReasonFromSnapshot)
+	kept.machine.unpause()
+}

@@ -1,0 +1,191 @@
+package sim
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+)
+
+// errGone is what a call of a program gets once its machine or it has ended.
+// Nobody is left to read it: it only lets goroutines of the dead unwind.
+var errGone = errors.New("sim: the machine is gone")
+
+// machine is one life of a guest, or one run of a host, as its programs see it:
+// it can be paused, with its clock running on or standing still, and it ends.
+// A pause holds programs at their next call of a port; what a program computes
+// between two calls has no effect that anybody could see.
+type machine struct {
+	w    *World
+	name string
+
+	mu       sync.Mutex // guards everything below
+	up       bool
+	paused   bool
+	stopped  bool // paused, and the clock stands still
+	pausedAt time.Duration
+	ahead    time.Duration // of the world's clock; less than 0: behind
+	resumed  chan struct{} // closed at the end of the pause
+	timers   map[*timer]bool
+	trip     int                  // calls of ports until the machine is paused; 0: never
+	tripped  func()               // what pauses it then
+	backlog  []func()             // packets that wait for the end of the pause
+	onEnd    []context.CancelFunc // of programs
+}
+
+// backlogLimit bounds the packets that a paused machine keeps.
+const backlogLimit = 16
+
+func newMachine(w *World, name string) *machine {
+	return &machine{w: w, name: name, up: true, resumed: make(chan struct{}), timers: map[*timer]bool{}}
+}
+
+// running reports whether programs make progress.
+func (m *machine) running() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.up && !m.paused
+}
+
+func (m *machine) isUp() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.up
+}
+
+// pause holds all programs. With stopClock their clock stands still too.
+func (m *machine) pause(stopClock bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.up || m.paused {
+		return
+	}
+	m.paused, m.stopped, m.pausedAt = true, stopClock, m.w.now()
+}
+
+// unpause lets the programs go on.
+func (m *machine) unpause() {
+	m.mu.Lock()
+	if !m.up || !m.paused {
+		m.mu.Unlock()
+		return
+	}
+	if m.stopped {
+		m.ahead -= m.w.now() - m.pausedAt
+	}
+	m.paused, m.stopped = false, false
+	close(m.resumed)
+	m.resumed = make(chan struct{})
+	for t := range m.timers {
+		t.arm()
+	}
+	backlog := m.backlog
+	m.backlog = nil
+	m.mu.Unlock()
+	for _, deliver := range backlog {
+		deliver()
+	}
+}
+
+// step moves the machine's clock forward, as after a stall of its hypervisor.
+func (m *machine) step(d time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.ahead += d
+	for t := range m.timers {
+		t.arm()
+	}
+}
+
+// tripAfter pauses the machine within its n-th next call of a port.
+func (m *machine) tripAfter(n int, pause func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.trip, m.tripped = n, pause
+}
+
+// end ends the machine: no program on it makes another call.
+func (m *machine) end() {
+	m.mu.Lock()
+	if !m.up {
+		m.mu.Unlock()
+		return
+	}
+	m.up = false
+	ends := m.onEnd
+	m.onEnd = nil
+	for t := range m.timers {
+		t.stop()
+	}
+	clear(m.timers)
+	m.mu.Unlock()
+	for _, end := range ends {
+		end()
+	}
+}
+
+// receive takes a packet: now, after the pause, or never.
+func (m *machine) receive(deliver func()) {
+	m.mu.Lock()
+	if !m.up {
+		m.mu.Unlock()
+		return
+	}
+	if m.paused {
+		if len(m.backlog) < backlogLimit {
+			m.backlog = append(m.backlog, deliver)
+		}
+		m.mu.Unlock()
+		return
+	}
+	m.mu.Unlock()
+	deliver()
+}
+
+// program is one run of a program on a machine.
+type program struct {
+	*machine
+	ctx    context.Context // ends with the program
+	cancel context.CancelFunc
+}
+
+func (m *machine) newProgram(parent context.Context) *program {
+	p := &program{machine: m}
+	p.ctx, p.cancel = context.WithCancel(parent)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.onEnd = append(m.onEnd, p.cancel)
+	if !m.up {
+		p.cancel()
+	}
+	return p
+}
+
+// gate is where a program stands while its machine is paused. Every port calls
+// it on the way in and on the way out.
+func (p *program) gate() error {
+	for {
+		p.mu.Lock()
+		if !p.up || p.ctx.Err() != nil {
+			p.mu.Unlock()
+			return errGone
+		}
+		if p.trip > 0 {
+			if p.trip--; p.trip == 0 {
+				trip := p.tripped
+				p.mu.Unlock()
+				trip()
+				continue
+			}
+		}
+		paused, resumed := p.paused, p.resumed
+		p.mu.Unlock()
+		if !paused {
+			return nil
+		}
+		select {
+		case <-resumed:
+		case <-p.ctx.Done():
+		}
+	}
+}

@@ -1,0 +1,244 @@
+package sim
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"ringfence/internal/cluster"
+	"ringfence/internal/store"
+)
+
+// Bounds of a play.
+const (
+	// recoverLimit is how long a healed cluster may take to run everything
+	// again (I4): the slowest chain is a hung power call (15 s), two attempts of
+	// the next, an election and a start on the last node that had not failed.
+	recoverLimit = 2 * time.Minute
+	// minorityLimit is how long a node without the store may run services (I5):
+	// the budget, two stops that take their whole time, and some pauses.
+	minorityLimit = 24 * time.Second
+	// minorityReset is when it must have reset itself if a stop hangs.
+	watchPause = 250 * time.Millisecond
+)
+
+// Result is what became of one world.
+type Result struct {
+	Violations []string
+	Story      string
+	Faults     []Fault
+	Simulated  time.Duration
+	Writes     int
+}
+
+// Play lives through the world of a seed, without the faults whose numbers are
+// in skip. It must be called within a testing/synctest bubble. log may be nil.
+func Play(seed uint64, skip []int, log *recorder) Result {
+	if log == nil {
+		log = newRecorder()
+	}
+	w := NewWorld(seed, log)
+	faults := w.schedule()
+	w.note("%d hosts, guests at %v, witness %v, %d services, mobile %v", w.Plan.Hosts, w.Plan.Places, w.Plan.Witness, w.Plan.Services, w.Plan.Mobile)
+	watch := &watch{w: w, since: map[string]time.Duration{}}
+	w.begin()
+	for _, f := range faults {
+		if slices.Contains(skip, f.Number) {
+			continue
+		}
+		watch.until(f.At)
+		if len(w.Violations()) > 0 {
+			break
+		}
+		w.make(f)
+	}
+	watch.until(w.now() + w.between("play", time.Second, 8*time.Second))
+	if len(w.Violations()) == 0 {
+		w.settle(watch)
+	}
+	w.Close()
+	return Result{Violations: w.Violations(), Story: w.Story(), Faults: faults, Simulated: w.now(), Writes: w.disk.count}
+}
+
+// begin starts all hosts and guests.
+func (w *World) begin() {
+	for _, h := range w.sortedHosts() {
+		h.startHostd()
+	}
+	for _, g := range w.sortedGuests() {
+		if g.bare {
+			g.boot()
+			continue
+		}
+		g.place().powerOn(g)
+	}
+}
+
+// watch looks at what only time can show.
+type watch struct {
+	w     *World
+	since map[string]time.Duration // a node runs services without reaching the store
+}
+
+// until lets the world live until t.
+func (o *watch) until(t time.Duration) {
+	for o.w.now() < t && len(o.w.Violations()) == 0 {
+		time.Sleep(min(watchPause, t-o.w.now()))
+		o.minority()
+	}
+}
+
+// minority checks I5: a node that has not reached the store for longer than
+// its budget runs nothing, unless it is paused or cannot stop.
+func (o *watch) minority() {
+	for _, g := range o.w.sortedGuests() {
+		if !g.mustStop() || o.w.raft.reaches(g.name) {
+			delete(o.since, g.name)
+			continue
+		}
+		if _, known := o.since[g.name]; !known {
+			o.since[g.name] = o.w.now()
+		}
+		if span := o.w.now() - o.since[g.name]; span > minorityLimit {
+			o.w.violate("I5", "%s runs services without reaching the store for %v", g.name, span)
+		}
+	}
+}
+
+// mustStop reports whether the guest runs services and has a daemon that could
+// stop them.
+func (g *guest) mustStop() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.machine != nil && g.machine.running() && len(g.processes) > 0 &&
+		g.daemon != nil && g.daemon.node != nil && g.daemon.ctx.Err() == nil && g.faults == AgentFaults{}
+}
+
+// settle ends all faults and waits until everything runs (I4).
+func (w *World) settle(o *watch) {
+	w.note("everything is repaired")
+	w.heal()
+	limit, operator := w.now()+recoverLimit, w.now()+recoverLimit/2
+	missing := "?"
+	for missing != "" && w.now() < limit && len(w.Violations()) == 0 {
+		o.until(w.now() + time.Second)
+		w.revive()
+		if w.now() > operator {
+			w.confirmDead()
+		}
+		missing = w.missing()
+	}
+	if missing != "" && len(w.Violations()) == 0 {
+		w.violate("I4", "%v after the repair: %s", recoverLimit, missing)
+	}
+}
+
+// confirmDead is the operator's true word on boots whose end no host can prove.
+// Where hosts always can, there is no operator.
+func (w *World) confirmDead() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.Plan.Mobile && !w.doubt {
+		return
+	}
+	var dead []cluster.Boot
+	w.history.read(func(s *cluster.State) {
+		for id, boot := range s.Boots {
+			_, ended := s.Ended[id]
+			if !ended && !slices.ContainsFunc(w.bodies[id], (*machine).isUp) {
+				dead = append(dead, boot.Value)
+			}
+		}
+	})
+	for _, b := range dead {
+		_, _ = w.raft.server.Client("operator").Commit(w.ctx, store.Tx{
+			Guards: []cluster.Guard{{Key: cluster.KeyEnded(b.ID)}},
+			Writes: []cluster.Write{cluster.Put(cluster.KeyEnded(b.ID), cluster.Ended{
+				Boot: b.ID, Node: b.Node, Evidence: cluster.EvidenceOperator, Detail: "looked at the machine",
+			})},
+		})
+	}
+}
+
+// missing names the services that have not written for a second.
+func (w *World) missing() string {
+	var out []string
+	w.history.read(func(s *cluster.State) {
+		for _, c := range s.Config.Value.Services {
+			x, ok := w.disk.wrote(c.Name)
+			if !ok || w.now()-x.at > time.Second {
+				out = append(out, fmt.Sprintf("%s does not run (owner %s %s)", c.Name, s.Owners[c.Name].Value.Boot, s.Owners[c.Name].Value.Want))
+			}
+		}
+	})
+	return strings.Join(out, "; ")
+}
+
+// heal ends what does not end by itself.
+func (w *World) heal() {
+	w.net.mend()
+	for _, h := range w.sortedHosts() {
+		h.back()
+		h.startHostd()
+		h.storage.SetFail(nil)
+		h.driver.setFault(PowerGood)
+		h.driver.SetFault(nil)
+		h.driver.SetAvailable(true)
+		h.driver.SetQuiet(false)
+	}
+	var undo []cluster.Write
+	w.history.read(func(s *cluster.State) {
+		for name := range s.Standby {
+			undo = append(undo, cluster.Remove(cluster.KeyStandby(name)))
+		}
+		for name := range s.Wishes {
+			undo = append(undo, cluster.Remove(cluster.KeyWish(name)))
+		}
+		undo = append(undo, cluster.Remove(cluster.KeyDisarm))
+	})
+	w.commit(undo...)
+	for _, g := range w.sortedGuests() {
+		g.setFaults(AgentFaults{})
+		if l := g.link(); l != nil {
+			l.setLag(0)
+			l.setLost(0)
+			l.freeze(false)
+		}
+	}
+}
+
+// revive does what an administrator does with guests that do not come back by
+// themselves.
+func (w *World) revive() {
+	for _, g := range w.sortedGuests() {
+		m := g.now()
+		h := g.place()
+		switch {
+		case g.bare && m == nil:
+			g.boot()
+		case g.bare:
+			m.unpause()
+			g.startDaemon(m)
+		case h.driver.isSaved(g.id()):
+			w.restore(g, h, m)
+		case m == nil && h.driver.Life(g.id()) == "":
+			h.powerOn(g)
+		case m == nil:
+			h.dies(g, true)
+		case !m.running():
+			_ = h.driver.Unpause(w.ctx, g.id(), h.driver.Life(g.id()))
+			m.unpause()
+		case g.idle():
+			g.startDaemon(m)
+		}
+	}
+}
+
+// idle reports whether no daemon runs though nothing but an administrator
+// would start one.
+func (g *guest) idle() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.daemon != nil && g.daemon.ctx.Err() != nil && !g.rebooting
+}

@@ -177,6 +177,11 @@ func TestThreeDaemons(t *testing.T) {
 
 func join(t *testing.T, member *daemon, port int, dir, name, address string) {
 	t.Helper()
+	joinAs(t, member, port, dir, name, address, false)
+}
+
+func joinAs(t *testing.T, member *daemon, port int, dir, name, address string, witness bool) nodeapi.Joined {
+	t.Helper()
 	ctx := context.Background()
 	api := member.api()
 	defer api.Close()
@@ -189,11 +194,12 @@ func join(t *testing.T, member *daemon, port int, dir, name, address string) {
 		t.Fatal(err)
 	}
 	p := ports(t, address, 3)
-	_, err = nodeapi.Join(ctx, nodeapi.JoinOptions{
+	joined, err := nodeapi.Join(ctx, nodeapi.JoinOptions{
 		Token: token, Member: net.JoinHostPort("127.0.0.1", fmt.Sprint(port)), Node: cluster.NodeName(name), Address: address,
-		BeatPort: p[0], PeerPort: p[1], JoinPort: p[2], Data: filepath.Join(dir, name),
+		BeatPort: p[0], PeerPort: p[1], JoinPort: p[2], Witness: witness, Data: filepath.Join(dir, name),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
+	return joined
 }

@@ -27,7 +27,7 @@ import (
 	"ringfence/internal/store/etcd"
 )
 
-// NodeOptions are the settings of `ringfence node run`.
+// NodeOptions are the settings of `ringfence node run` and `witness run`.
 type NodeOptions struct {
 	Data   string // the node's data directory, made by init or join
 	RunDir string // sockets and the state of resources; gone after a reboot
@@ -37,7 +37,16 @@ type NodeOptions struct {
 	// Boot replaces the kernel's boot id on a machine without a host: for tests
 	// that run several nodes on one kernel.
 	Boot cluster.BootID
-	Log  *slog.Logger
+	// Witness says that a witness is to run: a data directory of a node is
+	// refused, and one of a witness where it is false.
+	Witness bool
+	// Host is the host on which a witness runs that has no channel to one: for
+	// rule P14 only. Empty: a machine of its own.
+	Host cluster.HostName
+	// Contained: the process has other work to do and goes on when the store of
+	// this node cannot.
+	Contained bool
+	Log       *slog.Logger
 }
 
 // Timings of the wiring.
@@ -52,6 +61,9 @@ const (
 func RunNode(ctx context.Context, o NodeOptions) (err error) {
 	data, err := pki.Open(o.Data, time.Now())
 	if err != nil {
+		return err
+	}
+	if err := checkRole(o, data.Identity); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(o.RunDir, 0o700); err != nil {
@@ -93,11 +105,10 @@ func (r *nodeRun) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	agents, err := OpenAgents(r.RunDir, r.Log)
+	agents, err := r.openAgents()
 	if err != nil {
 		return err
 	}
-	r.down.add("agents", agents.Close)
 	saved := decisions.Open(r.data.Dir.Decisions(), r.Log)
 	r.down.add("saved decisions", saved.Close)
 	r.events = nodeapi.NewEventLog(time.Now)
@@ -155,8 +166,11 @@ func (r *nodeRun) openStore(ctx context.Context) error {
 		Name: string(id.Node), DataDir: r.data.Dir.Store(), Address: id.Address, PeerPort: id.PeerPort,
 		InitialCluster: id.InitialCluster, New: made != nil && len(id.InitialCluster) == 1, Token: string(id.Cluster),
 		CertFile: r.data.Dir.NodeCert(), KeyFile: r.data.Dir.NodeKey(), CAFile: r.data.Dir.CACert(),
-		Logger: r.Log,
+		Logger: r.Log, Contained: r.Contained,
 		OnFatal: func(err error) {
+			if errors.Is(err, etcd.ErrRemoved) {
+				err = node.ErrRemoved
+			}
 			r.fatal <- fmt.Errorf("the store of this node cannot go on: %w", err)
 		},
 	})
@@ -259,7 +273,7 @@ func (r *nodeRun) dialHost(h cluster.Host) (node.Host, error) {
 }
 
 // serve opens the API for the command line and the door for new nodes.
-func (r *nodeRun) serve(agents *Agents) error {
+func (r *nodeRun) serve(agents agentSet) error {
 	caPEM, err := os.ReadFile(r.data.Dir.CACert())
 	if err != nil {
 		return err

@@ -42,8 +42,7 @@ The data directory is made by ` + "`ringfence init` or `ringfence join`" + `.`,
 		},
 	}
 	c.Flags().StringVar(&o.Data, "data", DefaultNodeData, "data directory of the node")
-	c.Flags().StringVar(&o.RunDir, "run-dir", DefaultRunDir, "directory for sockets and the state of resources; a reboot must empty it or keep it whole")
-	c.Flags().StringVar(&o.HostChannel, "host-channel", DefaultHostChannel, "this guest's own channel to its host; where nothing is there, the node is bare metal")
+	runFlags(c, &o)
 	logs.add(c)
 	return c
 }

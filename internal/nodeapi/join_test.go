@@ -122,14 +122,14 @@ func (d *door) options(token pki.Token, node cluster.NodeName, address string) J
 func TestJoinGivesAllThatANodeNeeds(t *testing.T) {
 	d := openDoor(t)
 	o := d.options(d.token(), "n4", "127.0.0.9")
-	id, err := Join(t.Context(), o)
+	joined, err := Join(t.Context(), o)
 	must(t, err)
 	want := pki.Identity{
 		Cluster: d.id.Cluster, Name: "demo", Incarnation: 1, Node: "n4", Address: "127.0.0.9",
 		BeatPort: 7401, PeerPort: 7402, JoinPort: 7403,
 		InitialCluster: map[string]string{"n1": "https://127.0.0.1:2", "n4": "https://127.0.0.9:7402"},
 	}
-	if diff := cmp.Diff(want, id); diff != "" {
+	if diff := cmp.Diff(Joined{Identity: want}, joined); diff != "" {
 		t.Error(diff)
 	}
 	data, err := pki.Open(o.Data, time.Now())

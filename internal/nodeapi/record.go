@@ -56,7 +56,7 @@ func admission(s *cluster.State, token pki.Token, req JoinRequest) (store.Tx, er
 
 // record returns the node's record as it is before the store knows the voter.
 func (r JoinRequest) record() cluster.Node {
-	return cluster.Node{Name: r.Node, Address: r.Address, BeatPort: r.BeatPort, PeerPort: r.PeerPort, JoinPort: r.JoinPort}
+	return cluster.Node{Name: r.Node, Address: r.Address, BeatPort: r.BeatPort, PeerPort: r.PeerPort, JoinPort: r.JoinPort, Witness: r.Witness}
 }
 
 func sameButMember(a, b cluster.Node) bool {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"ringfence/internal/cluster"
@@ -69,7 +70,9 @@ func startWitness(ctx context.Context, o HostdOptions) (wait func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		keepWitness(ctx, o, RunNode)
+		keepWitness(ctx, o.Log.With("component", "witness", "data", o.Witness), func(ctx context.Context) error {
+			return runWitness(ctx, o)
+		})
 	}()
 	return func() {
 		select {
@@ -82,11 +85,10 @@ func startWitness(ctx context.Context, o HostdOptions) (wait func()) {
 
 // keepWitness runs the witness again and again, with back-off, until ctx ends
 // or it has left as it was asked to.
-func keepWitness(ctx context.Context, o HostdOptions, run func(context.Context, NodeOptions) error) {
-	log := o.Log.With("component", "witness", "data", o.Witness)
+func keepWitness(ctx context.Context, log *slog.Logger, run func(context.Context) error) {
 	for pause := witnessRetryFirst; ; pause = min(2*pause, witnessRetryMost) {
 		began := time.Now()
-		err := runWitness(ctx, o, run)
+		err := run(ctx)
 		switch {
 		case err == nil:
 			log.Info("witness has left; it takes part again when hostd starts")
@@ -106,12 +108,12 @@ func keepWitness(ctx context.Context, o HostdOptions, run func(context.Context, 
 	}
 }
 
-func runWitness(ctx context.Context, o HostdOptions, run func(context.Context, NodeOptions) error) error {
+func runWitness(ctx context.Context, o HostdOptions) error {
 	host, err := server.Public(o.Data)
 	if err != nil {
 		return err
 	}
-	return run(ctx, NodeOptions{
+	return RunNode(ctx, NodeOptions{
 		Data: o.Witness, RunDir: o.WitnessRunDir, Witness: true, Host: host.Name, Contained: true, Log: o.Log,
 	})
 }

@@ -3,12 +3,11 @@ package app
 import (
 	"context"
 	"errors"
-	"path/filepath"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"ringfence/internal/hostd/server"
 	"ringfence/internal/pki"
 )
 
@@ -37,18 +36,11 @@ func TestADataDirectoryRunsAsWhatItIs(t *testing.T) {
 // A witness within hostd fails: hostd hears of it by the log only, and each try
 // waits longer, until a run was sound.
 func TestTheWitnessOfAHostIsTriedAgain(t *testing.T) {
-	dir := t.TempDir()
-	if err := server.Init(filepath.Join(dir, "h3"), "h3", "127.0.0.1:1"); err != nil {
-		t.Fatal(err)
-	}
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
 		var at []time.Duration
 		ctx, cancel := context.WithCancel(t.Context())
-		keepWitness(ctx, HostdOptions{Data: filepath.Join(dir, "h3"), Witness: "/w", WitnessRunDir: "/r", Log: logTo(t)}, func(_ context.Context, o NodeOptions) error {
-			if o.Data != "/w" || o.RunDir != "/r" || !o.Witness || o.Host != "h3" || !o.Contained || o.HostChannel != "" {
-				t.Errorf("the witness is run with %+v", o)
-			}
+		keepWitness(ctx, logTo(t), func(context.Context) error {
 			at = append(at, time.Since(began))
 			switch len(at) {
 			case 4:
@@ -59,16 +51,11 @@ func TestTheWitnessOfAHostIsTriedAgain(t *testing.T) {
 			return errors.New("disk is full")
 		})
 		want := []time.Duration{0, time.Second, 3 * time.Second, 7 * time.Second, 128 * time.Second, 130 * time.Second}
-		for i := range want {
-			if i >= len(at) || at[i] != want[i] {
-				t.Fatalf("tried at %v, want %v", at, want)
-			}
+		if !slices.Equal(at, want) {
+			t.Errorf("tried at %v, want %v", at, want)
 		}
 		left := 0
-		keepWitness(t.Context(), HostdOptions{Data: filepath.Join(dir, "h3"), Witness: "/w", Log: logTo(t)}, func(context.Context, NodeOptions) error {
-			left++
-			return nil
-		})
+		keepWitness(t.Context(), logTo(t), func(context.Context) error { left++; return nil })
 		if left != 1 {
 			t.Errorf("a witness that has left was started %d times", left)
 		}

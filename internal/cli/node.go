@@ -14,11 +14,12 @@ import (
 func (a *app) nodeCmd() *cobra.Command {
 	return group(&cobra.Command{
 		Use:   "node",
-		Short: "Run a node, empty it, let it leave, confirm its death",
-		Long:  "Run the daemon of a node, take nodes out of service and back, let this node leave, or give your word that one is dead.",
+		Short: "Run a node, empty it, let it leave, confirm its death, remove it",
+		Long: `Run the daemon of a node, take nodes out of service and back, let this node leave,
+give your word that one is dead, or take one out of the cluster for good.`,
 		Example: `  ringfence node run
   ringfence node standby n1`,
-	}, a.nodeRunCmd(), a.standbyCmd(), a.unstandbyCmd(), a.leaveCmd(), a.confirmDeadCmd())
+	}, a.nodeRunCmd(), a.standbyCmd(), a.unstandbyCmd(), a.leaveCmd(), a.confirmDeadCmd(), a.removeCmd())
 }
 
 func (a *app) nodeRunCmd() *cobra.Command {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"strconv"
@@ -185,6 +186,7 @@ func (a *Admitter) Run(ctx context.Context) {
 	voting := map[uint64]bool{}
 	for ctx.Err() == nil {
 		s, changed := a.Mirror.Snapshot()
+		forgetRemoved(voting, &s)
 		behind := false
 		if _, leads, ok := a.RaftLeader(); ok && leads {
 			behind = a.promote(ctx, &s, voting)
@@ -201,10 +203,19 @@ func (a *Admitter) Run(ctx context.Context) {
 	}
 }
 
+// forgetRemoved drops the voters that are on record no more.
+func forgetRemoved(voting map[uint64]bool, s *cluster.State) {
+	known := map[uint64]bool{}
+	for _, node := range s.Nodes {
+		known[node.Value.Member] = true
+	}
+	maps.DeleteFunc(voting, func(id uint64, _ bool) bool { return !known[id] })
+}
+
 func (a *Admitter) promote(ctx context.Context, s *cluster.State, voting map[uint64]bool) (behind bool) {
 	for name, node := range s.Nodes {
 		id := node.Value.Member
-		if id == 0 || voting[id] || name == a.Identity.Node { // who leads has a vote
+		if id == 0 || node.Value.Removing || voting[id] || name == a.Identity.Node { // who leads has a vote
 			continue
 		}
 		if err := a.Voters.PromoteWhenReady(ctx, id); err != nil {

@@ -21,7 +21,7 @@ func nodeActions() map[string]nodeAction {
 func (s *Server) postNode(w http.ResponseWriter, r *http.Request) (any, error) {
 	action, ok := nodeActions()[r.PathValue("action")]
 	if !ok {
-		return nil, refusal(CodeNotFound, "action %.40q: allowed are standby, unstandby and confirm-dead", r.PathValue("action"))
+		return nil, refusal(CodeNotFound, "action %.40q: allowed are standby, unstandby, confirm-dead and remove", r.PathValue("action"))
 	}
 	var order NodeOrder
 	if err := readJSON(w, r, bodyLimitBytes, &order); err != nil {

@@ -37,7 +37,7 @@ func (s *Server) status(state *cluster.State) Status {
 	}
 	out.QuorumSurvives = quorum && quorumSurvives(out.Nodes)
 	slices.SortFunc(out.Services, func(a, b ServiceStatus) int { return cmp.Compare(a.Name, b.Name) })
-	out.Warnings = append(slices.Clone(result.Warnings), s.warnings(state, out)...)
+	out.Warnings = list(append(slices.Clone(result.Warnings), s.warnings(state, out)...))
 	return out
 }
 

@@ -59,19 +59,27 @@ const (
 // RunNode runs a member until ctx ends; it then leaves the cluster cleanly. It
 // returns nil after a clean leave.
 func RunNode(ctx context.Context, o NodeOptions) (err error) {
-	data, err := pki.Open(o.Data, time.Now())
+	r, err := newNodeRun(o)
 	if err != nil {
 		return err
 	}
-	if err := checkRole(o, data.Identity); err != nil {
-		return err
-	}
-	if err := os.MkdirAll(o.RunDir, 0o700); err != nil {
-		return fmt.Errorf("run directory: %w", err)
-	}
-	r := &nodeRun{NodeOptions: o, data: data, clock: clock.New(time.Now()), fatal: make(chan error, 1)}
 	defer func() { err = errors.Join(err, r.down.run()) }()
 	return r.run(ctx)
+}
+
+// newNodeRun opens the data directory and makes the run directory.
+func newNodeRun(o NodeOptions) (*nodeRun, error) {
+	data, err := pki.Open(o.Data, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	if err := checkRole(o, data.Identity); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(o.RunDir, 0o700); err != nil {
+		return nil, fmt.Errorf("run directory: %w", err)
+	}
+	return &nodeRun{NodeOptions: o, data: data, clock: clock.New(time.Now()), fatal: make(chan error, 1)}, nil
 }
 
 // nodeRun is one run of a member's daemon.
@@ -143,6 +151,7 @@ func (r *nodeRun) live(ctx context.Context) error {
 	go func() {
 		select {
 		case err := <-r.fatal:
+			r.stopRemoved(runCtx, err)
 			cancel(err)
 		case <-runCtx.Done():
 		}
@@ -151,6 +160,24 @@ func (r *nodeRun) live(ctx context.Context) error {
 		return err
 	}
 	return nil
+}
+
+// removedStop bounds how long a removed node tries to stop what it runs.
+const removedStop = 30 * time.Second
+
+// stopRemoved stops everything where the node was removed, which presumes that
+// its boots have ended: others may run its services, and no order will reach it
+// any more. Like a doomed boot's, this is hygiene and no evidence (rule P7).
+func (r *nodeRun) stopRemoved(ctx context.Context, err error) {
+	if !errors.Is(err, node.ErrRemoved) {
+		return
+	}
+	r.Log.Error("this node was removed from the cluster: it stops everything and ends", "component", "app")
+	ctx, cancel := context.WithTimeout(ctx, removedStop)
+	defer cancel()
+	if err := r.node.Executor.StopAll(ctx, "this node was removed"); err != nil {
+		r.Log.Error("not everything could be stopped", "component", "app", "err", err)
+	}
 }
 
 // openStore starts this node's voter and waits for a quorum.

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -38,29 +40,66 @@ func runDaemon(dir, name string) int {
 	return 0
 }
 
-// spawn starts a member as a process; the function that it returns kills it.
-func spawn(t *testing.T, dir, name string) (kill func()) {
-	cmd := exec.Command("/proc/self/exe", daemonVerb, dir, name)
-	cmd.Stderr = os.Stderr
-	if err := cmd.Start(); err != nil {
+// process is a member that can be paused and that dies as machines do.
+type process struct {
+	*exec.Cmd
+	said bytes.Buffer
+	done chan struct{}
+}
+
+func spawn(t *testing.T, dir, name string) *process {
+	p := &process{Cmd: exec.Command("/proc/self/exe", daemonVerb, dir, name), done: make(chan struct{})}
+	p.Stderr = &p.said
+	if err := p.Start(); err != nil {
 		t.Fatal(err)
 	}
-	dead := false
-	kill = func() {
-		if !dead {
-			dead = true
-			_ = cmd.Process.Kill()
-			_ = cmd.Wait()
-		}
+	go func() {
+		defer close(p.done)
+		_ = p.Wait()
+	}()
+	t.Cleanup(func() {
+		_ = p.Process.Kill()
+		<-p.done
+	})
+	return p
+}
+
+func (p *process) signal(t *testing.T, s os.Signal) {
+	t.Helper()
+	if err := p.Process.Signal(s); err != nil {
+		t.Fatal(err)
 	}
-	t.Cleanup(kill)
-	return kill
+}
+
+// oneService runs web on n2, else on n1; each run notes its node and process.
+func oneService(runs string) cluster.Config {
+	return cluster.Config{
+		Name: "test", Nodes: []cluster.NodeConfig{{Name: "n1"}, {Name: "n2"}},
+		Services: []cluster.ServiceConfig{{
+			Name: "web", Nodes: []cluster.NodeName{"n2", "n1"}, Restarts: 3, RestartWindow: time.Minute, FailureExpiry: time.Minute,
+			Resources: []cluster.Resource{{
+				Name: "app", Agent: "exec", Params: map[string]string{"command": "echo $$ >" + runs + ".$RINGFENCE_NODE; exec sleep 1000", "shell": "true"},
+				StartTimeout: 10 * time.Second, StopTimeout: 20 * time.Second, MonitorTimeout: 10 * time.Second, MonitorInterval: 10 * time.Second,
+			}},
+		}},
+	}
+}
+
+// runs reports whether the process that web noted on a node is there.
+func runs(t *testing.T, file string) bool {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = os.Stat("/proc/" + strings.TrimSpace(string(text)))
+	return err == nil
 }
 
 // TestAVoterThatIsGoneForGoodIsReplaced plays two nodes and a witness with real
-// voters: a node dies as a process dies, its machine is taken for lost, and
-// another of the same name takes its place. What is left of the old one does
-// not come in again.
+// voters: a node is taken for lost, by a person who errs, since it is only held
+// up; another of the same name takes its place. The old one, when it goes on,
+// stops what it runs and ends, and does not come in again.
 func TestAVoterThatIsGoneForGoodIsReplaced(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -79,7 +118,7 @@ func TestAVoterThatIsGoneForGoodIsReplaced(t *testing.T) {
 	if len(joined.Warnings) != 1 || !strings.Contains(joined.Warnings[0], "the store has 2 voters") {
 		t.Errorf("warnings of the second node: %q", joined.Warnings)
 	}
-	kill := spawn(t, dir, "n2")
+	n2 := spawn(t, dir, "n2")
 	n1.await("n2 is a member", members(2))
 	joined = joinAs(t, n1, p[2], dir, "w1", "127.0.1.3", true)
 	if len(joined.Warnings) != 0 {
@@ -92,7 +131,12 @@ func TestAVoterThatIsGoneForGoodIsReplaced(t *testing.T) {
 	}
 	api := n1.api()
 	defer api.Close()
-	kill()
+	web := filepath.Join(dir, "web")
+	if _, err := api.Apply(ctx, nodeapi.ConfigOrder{By: "test", Config: oneService(web)}); err != nil {
+		t.Fatal(err)
+	}
+	n1.await("web runs on n2", runsOn("web"))
+	n2.signal(t, syscall.SIGSTOP)
 	n1.await("n2 is lost", func(s nodeapi.Status) bool {
 		n2, _ := s.Member("n2")
 		return n2.State == string(cluster.NodeLost) && !s.QuorumSurvives
@@ -101,11 +145,23 @@ func TestAVoterThatIsGoneForGoodIsReplaced(t *testing.T) {
 	if _, err := api.Node(ctx, "n2", "remove", by); err == nil || !strings.Contains(err.Error(), "n2 is lost, in boot n2-boot: stop its daemon there first") {
 		t.Errorf("removal of a node that may live: %v", err)
 	}
-	if _, err := api.Node(ctx, "n2", "confirm-dead", nodeapi.NodeOrder{By: "test", Boot: "n2-boot", Reason: "killed by the test"}); err != nil {
+	if _, err := api.Node(ctx, "n2", "confirm-dead", nodeapi.NodeOrder{By: "test", Boot: "n2-boot", Reason: "seen by the test"}); err != nil {
 		t.Fatal(err)
 	}
+	n1.await("web runs on n1", func(s nodeapi.Status) bool {
+		one, _ := s.Service("web")
+		return runsOn("web")(s) && one.Node == "n1"
+	})
 	if _, err := api.Node(ctx, "n2", "remove", by); err != nil {
 		t.Fatal(err)
+	}
+	if !runs(t, web+".n2") {
+		t.Fatal("nothing runs on n2 that it could stop")
+	}
+	n2.signal(t, syscall.SIGCONT)
+	<-n2.done
+	if runs(t, web+".n2") || !runs(t, web+".n1") { // it learns that it is doomed, or removed: whichever comes first
+		t.Errorf("the removed node goes on: web runs on n2 %v, on n1 %v; it said %q", runs(t, web+".n2"), runs(t, web+".n1"), n2.said.String())
 	}
 	old := start(t, dir, "n2") // what is left of it
 	select {
@@ -126,4 +182,41 @@ func TestAVoterThatIsGoneForGoodIsReplaced(t *testing.T) {
 		w1, _ := s.Member("w1")
 		return w1.State == string(cluster.NodeLeft)
 	})
+}
+
+func TestANodeThatLearnsOfItsRemovalStopsWhatItRuns(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	p := ports(t, "127.0.1.5", 3)
+	_, err := nodeapi.Found(nodeapi.FoundOptions{
+		Name: "test", Node: "n1", Address: "127.0.1.5", BeatPort: p[0], PeerPort: p[1], JoinPort: p[2], Data: filepath.Join(dir, "n1"),
+	}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &daemon{t: t, o: optionsOf(dir, "n1"), done: make(chan error, 1)}
+	d.o.Log = logTo(t)
+	r, err := newNodeRun(d.o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	d.cancel = cancel
+	go func() { d.done <- errors.Join(r.run(ctx), r.down.run()) }()
+	d.await("n1 is a member", members(1))
+	api := d.api()
+	defer api.Close()
+	config := oneService(filepath.Join(dir, "web"))
+	if _, err := api.Apply(ctx, nodeapi.ConfigOrder{By: "test", Config: config}); err != nil {
+		t.Fatal(err)
+	}
+	d.await("web runs", runsOn("web"))
+	r.fatal <- fmt.Errorf("as by the store: %w", node.ErrRemoved)
+	if err := <-d.done; !errors.Is(err, node.ErrRemoved) {
+		t.Errorf("the daemon ends with %v", err)
+	}
+	if runs(t, filepath.Join(dir, "web.n1")) {
+		t.Error("a removed node left its service running")
+	}
+	cancel()
 }

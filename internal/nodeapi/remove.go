@@ -161,6 +161,7 @@ func forgetNode(state *cluster.State, name cluster.NodeName) store.Tx {
 	remove(cluster.KeyView(name))
 	remove(cluster.KeyProbe(name))
 	remove(cluster.KeyStandby(name))
+	certificates := map[string]bool{}
 	for id, boot := range state.Boots {
 		if boot.Value.Node != name {
 			continue
@@ -168,6 +169,14 @@ func forgetNode(state *cluster.State, name cluster.NodeName) store.Tx {
 		for _, key := range []string{cluster.KeyBoot(id), cluster.KeyAppeal(id), cluster.KeyFence(id), cluster.KeyFenceReport(id)} {
 			remove(key)
 		}
+		for _, place := range boot.Value.Places {
+			if cert, ok := state.CertificateOf(boot.Value.Life, place); ok {
+				certificates[cluster.KeyCertificate(cert.Value.Life, cert.Value.Host)] = true // boots may share a life
+			}
+		}
+	}
+	for key := range certificates {
+		remove(key)
 	}
 	for _, failure := range state.Failed {
 		if failure.Value.Node == name {

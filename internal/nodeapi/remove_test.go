@@ -21,6 +21,8 @@ func (b *bench) remove(node string) (Done, error) {
 func (b *bench) leave(node cluster.NodeName) {
 	boot := bootOf(node)
 	b.put(cluster.KeyEnded(boot), cluster.Ended{Boot: boot, Node: node, Evidence: cluster.EvidenceLeave})
+	life := b.state().Boots[boot].Value.Life
+	b.put(cluster.KeyCertificate(life, "h3"), cluster.DeathCertificate{Life: life, Host: "h3"})
 	b.put(cluster.KeyView(node), cluster.View{Node: node, Boot: boot})
 	b.put(cluster.KeyAppeal(boot), cluster.Appeal{Node: node, Boot: boot})
 	b.put(cluster.KeyStandby(node), cluster.Standby{Node: node, By: "ann"})
@@ -55,7 +57,7 @@ func TestRemoveTakesVoterAndRecordsAndKeepsTombstones(t *testing.T) {
 		t.Errorf("left of n3: node %v boot %v view %v probe %v standby %v appeal %v failure %v wish %v tombstone %v",
 			node, boot, view, probe, standby, appeal, failure, wish, tomb)
 	}
-	if len(s.Nodes) != 2 || len(s.Boots) != 2 || s.Owners["web"].Value.Boot != "boot-n1" {
+	if len(s.Nodes) != 2 || len(s.Certs) != 0 || len(s.Boots) != 2 || s.Owners["web"].Value.Boot != "boot-n1" {
 		t.Errorf("others were touched: %v %v", s.Nodes, s.Boots)
 	}
 	_, err = b.remove("n3")

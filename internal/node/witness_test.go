@@ -1,11 +1,16 @@
 package node
 
 import (
+	"context"
+	"errors"
+	"log/slog"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"ringfence/internal/clock"
 	"ringfence/internal/cluster"
+	"ringfence/internal/store"
 )
 
 // playWitness is play with n3 as a witness, and db allowed on every node.
@@ -91,4 +96,36 @@ func TestRaftsLeadGoesToAWitnessFirst(t *testing.T) {
 			t.Errorf("%s: from %s to %q, want %q", c.rule, c.here, got, c.want)
 		}
 	}
+}
+
+// lateMark marks the node's record for removal right before the first commit of a boot.
+type lateMark struct {
+	store.Store
+	w    *world
+	done bool
+}
+
+func (s *lateMark) Commit(ctx context.Context, tx store.Tx) (cluster.Revision, error) {
+	if !s.done {
+		s.done = true
+		s.w.put(cluster.KeyNode("n1"), cluster.Node{Name: "n1", Removing: true})
+	}
+	return s.Store.Commit(ctx, tx)
+}
+
+func TestNoBootRegistersBehindTheMarkOfARemoval(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		n := New(Config{
+			Self: cluster.Boot{ID: "b", Node: "n1"}, Store: &lateMark{Store: w.store.Client("n1"), w: w},
+			Clock: clock.New(w.start), Log: slog.New(slog.DiscardHandler),
+		})
+		w.wg.Go(func() { _ = n.Mirror.Run(w.ctx) })
+		if err := n.register(w.ctx); !errors.Is(err, ErrRemoved) {
+			t.Errorf("a boot registers behind the mark: %v", err)
+		}
+		if s, _ := n.Mirror.Snapshot(); len(s.Boots) != 0 {
+			t.Errorf("boots on record: %v", s.Boots)
+		}
+	})
 }

@@ -33,6 +33,7 @@ type fakeVoters struct {
 	promote error
 	keep    error // RemoveVoter fails
 	removed []uint64
+	onAdd   func() // runs while a voter is announced
 }
 
 func newFakeVoters() *fakeVoters {
@@ -44,6 +45,9 @@ func (f *fakeVoters) AddVoter(_ context.Context, name, url string) (uint64, map[
 	defer f.mu.Unlock()
 	if f.fail != nil {
 		return 0, nil, f.fail
+	}
+	if f.onAdd != nil {
+		f.onAdd()
 	}
 	if _, ok := f.waiting[url]; !ok {
 		if len(f.waiting) > 0 {

@@ -223,3 +223,13 @@ func TestARemovedNameMayJoinAgain(t *testing.T) {
 	_, err = Join(t.Context(), d.options(d.token(), "n3", "127.0.0.11"))
 	must(t, err)
 }
+
+func TestANodeThatIsRemovedWhileItJoinsLeavesNoVoter(t *testing.T) {
+	d := openDoor(t)
+	d.voters.onAdd = func() { d.commit(cluster.Remove(cluster.KeyNode("n4"))) }
+	_, err := Join(t.Context(), d.options(d.token(), "n4", "127.0.0.9"))
+	refused(t, err, CodeConflict, "node n4 was removed while it joined")
+	if len(d.voters.waiting) != 0 {
+		t.Errorf("voters that nobody knows: %v", d.voters.waiting)
+	}
+}

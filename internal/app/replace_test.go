@@ -96,6 +96,43 @@ func runs(t *testing.T, file string) bool {
 	return err == nil
 }
 
+// found makes a cluster of one node, n1, and returns its join port.
+func found(t *testing.T, dir, address string) int {
+	t.Helper()
+	p := ports(t, address, 3)
+	_, err := nodeapi.Found(nodeapi.FoundOptions{
+		Name: "test", Node: "n1", Address: address, BeatPort: p[0], PeerPort: p[1], JoinPort: p[2], Data: filepath.Join(dir, "n1"),
+	}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p[2]
+}
+
+// twoAndAWitness makes a cluster of n1, n2 as a process, and witness w1.
+func twoAndAWitness(t *testing.T, dir string) (port int, n1 *daemon, n2 *process, w1 *daemon) {
+	t.Helper()
+	port = found(t, dir, "127.0.1.1")
+	n1 = start(t, dir, "n1")
+	n1.await("n1 is a member", members(1))
+	joined := joinAs(t, n1, port, dir, "n2", "127.0.1.2", false)
+	if len(joined.Warnings) != 1 || !strings.Contains(joined.Warnings[0], "the store has 2 voters") {
+		t.Errorf("warnings of the second node: %q", joined.Warnings)
+	}
+	n2 = spawn(t, dir, "n2")
+	n1.await("n2 is a member", members(2))
+	joined = joinAs(t, n1, port, dir, "w1", "127.0.1.3", true)
+	if len(joined.Warnings) != 0 {
+		t.Errorf("warnings of the witness: %q", joined.Warnings)
+	}
+	w1 = startAs(t, dir, "w1", func(o *NodeOptions) { o.Witness, o.Host = true, "h3" })
+	status := n1.await("the witness leads the store", func(s nodeapi.Status) bool { return members(3)(s) && s.RaftLeader == "w1" })
+	if w, _ := status.Member("w1"); !w.Witness || !slices.Equal(w.Hosts, []cluster.HostName{"h3"}) || !status.QuorumSurvives {
+		t.Errorf("the witness is %+v, quorum survives %v", w, status.QuorumSurvives)
+	}
+	return port, n1, n2, w1
+}
+
 // TestAVoterThatIsGoneForGoodIsReplaced plays two nodes and a witness with real
 // voters: a node is taken for lost, by a person who errs, since it is only held
 // up; another of the same name takes its place. The old one, when it goes on,
@@ -104,31 +141,7 @@ func TestAVoterThatIsGoneForGoodIsReplaced(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	dir := t.TempDir()
-	p := ports(t, "127.0.1.1", 3)
-	_, err := nodeapi.Found(nodeapi.FoundOptions{
-		Name: "test", Node: "n1", Address: "127.0.1.1", BeatPort: p[0], PeerPort: p[1], JoinPort: p[2],
-		Data: filepath.Join(dir, "n1"),
-	}, time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
-	n1 := start(t, dir, "n1")
-	n1.await("n1 is a member", members(1))
-	joined := joinAs(t, n1, p[2], dir, "n2", "127.0.1.2", false)
-	if len(joined.Warnings) != 1 || !strings.Contains(joined.Warnings[0], "the store has 2 voters") {
-		t.Errorf("warnings of the second node: %q", joined.Warnings)
-	}
-	n2 := spawn(t, dir, "n2")
-	n1.await("n2 is a member", members(2))
-	joined = joinAs(t, n1, p[2], dir, "w1", "127.0.1.3", true)
-	if len(joined.Warnings) != 0 {
-		t.Errorf("warnings of the witness: %q", joined.Warnings)
-	}
-	w := startAs(t, dir, "w1", func(o *NodeOptions) { o.Witness, o.Host = true, "h3" })
-	status := n1.await("the witness leads the store", func(s nodeapi.Status) bool { return members(3)(s) && s.RaftLeader == "w1" })
-	if w1, _ := status.Member("w1"); !w1.Witness || !slices.Equal(w1.Hosts, []cluster.HostName{"h3"}) || !status.QuorumSurvives {
-		t.Errorf("the witness is %+v, quorum survives %v", w1, status.QuorumSurvives)
-	}
+	port, n1, n2, w := twoAndAWitness(t, dir)
 	api := n1.api()
 	defer api.Close()
 	web := filepath.Join(dir, "web")
@@ -174,7 +187,7 @@ func TestAVoterThatIsGoneForGoodIsReplaced(t *testing.T) {
 		t.Fatal("the removed node goes on")
 	}
 	again := filepath.Join(dir, "again")
-	joinAs(t, n1, p[2], again, "n2", "127.0.1.4", false)
+	joinAs(t, n1, port, again, "n2", "127.0.1.4", false)
 	startAs(t, again, "n2", func(o *NodeOptions) { o.Boot = "n2-new" })
 	n1.await("n2 is back", members(3))
 	w.cancel() // SIGTERM
@@ -187,13 +200,7 @@ func TestAVoterThatIsGoneForGoodIsReplaced(t *testing.T) {
 func TestANodeThatLearnsOfItsRemovalStopsWhatItRuns(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	p := ports(t, "127.0.1.5", 3)
-	_, err := nodeapi.Found(nodeapi.FoundOptions{
-		Name: "test", Node: "n1", Address: "127.0.1.5", BeatPort: p[0], PeerPort: p[1], JoinPort: p[2], Data: filepath.Join(dir, "n1"),
-	}, time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
+	found(t, dir, "127.0.1.5")
 	d := &daemon{t: t, o: optionsOf(dir, "n1"), done: make(chan error, 1)}
 	d.o.Log = logTo(t)
 	r, err := newNodeRun(d.o)

@@ -139,7 +139,7 @@ func (l Layout) logPath() string  { return filepath.Join(l.Dir, "supervisor.log"
 // procConfig describes one host to the proc driver.
 func (l Layout) procConfig(host cluster.HostName, s spec) proc.Config {
 	node := Nodes()[number(string(host))-1]
-	config := proc.Config{StateDir: l.stateDir(host), Bridge: Bridge, Cgroup: s.Cgroup, Launcher: []string{s.Executable, "guest-init"}}
+	config := proc.Config{StateDir: l.stateDir(host), Bridge: Bridge, Cgroup: s.Cgroup, Launcher: []string{s.Executable, "guest-init"}, Immobile: true}
 	config.Guests = []proc.Guest{{
 		ID: l.GuestID(node), Name: string(node),
 		Command: s.Guests[node], Env: s.Env, Dir: l.GuestDisk(node),

@@ -31,6 +31,36 @@ func addLink(bridge string, g Guest, pid int) error {
 	return nil
 }
 
+// adoptLink takes over the host end of a guest's veth from another host: it
+// gets this host's name for it and hangs on this host's bridge, down. One that
+// was taken over before is no error.
+func adoptLink(from, bridge, to string) error {
+	master, err := netlink.LinkByName(bridge)
+	if err != nil {
+		return fmt.Errorf("find bridge %s: %w", bridge, err)
+	}
+	link, err := netlink.LinkByName(from)
+	if missing(err) {
+		from = to
+		link, err = netlink.LinkByName(to)
+	}
+	if err != nil {
+		return fmt.Errorf("find link %s: %w", from, err)
+	}
+	if err := netlink.LinkSetDown(link); err != nil {
+		return fmt.Errorf("set link %s down: %w", from, err)
+	}
+	if from != to {
+		if err := netlink.LinkSetName(link, to); err != nil {
+			return fmt.Errorf("rename link %s to %s: %w", from, to, err)
+		}
+	}
+	if err := netlink.LinkSetMaster(link, master); err != nil {
+		return fmt.Errorf("put link %s on bridge %s: %w", to, bridge, err)
+	}
+	return nil
+}
+
 // removeLink deletes the host end of a guest's veth, and with it the guest's
 // end, and looks that it is gone. A link that is not there is no error.
 func removeLink(name string) error {

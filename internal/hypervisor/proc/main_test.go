@@ -46,6 +46,7 @@ const (
 // runInside runs every case; the process is in namespaces of its own by then.
 func runInside(t *testing.T) {
 	t.Run("conformance", testConformance)
+	t.Run("mover conformance", testMoverConformance)
 	t.Run("guests outlive the driver and its successor notices their end", testGuestsOutliveTheDriverAndItsSuccessorNoticesTheirEnd)
 	t.Run("two drivers share a state directory", testTwoDriversShareAStateDirectory)
 	t.Run("quiet holds events and nothing else", testQuietHoldsEventsAndNothingElse)

@@ -62,6 +62,20 @@ func (d *Driver) refuse(ctx context.Context, guest Guest, life cluster.LifeID) e
 	return err
 }
 
+// refuseNow is refuse for callers without the lock. It returns the record that
+// follows: of the life, when that has switched over before.
+func (d *Driver) refuseNow(ctx context.Context, guest Guest, life cluster.LifeID) (record, error) {
+	unlock, err := d.lock(ctx, guest.ID)
+	if err != nil {
+		return record{}, err
+	}
+	defer unlock()
+	if err := d.refuse(ctx, guest, life); err != nil {
+		return record{}, err
+	}
+	return d.load(guest.ID)
+}
+
 // tellPeer tells the other end that the migration of rec has ended here.
 func (d *Driver) tellPeer(id cluster.GuestID, rec record, tell func(context.Context, cluster.GuestID, record) error) {
 	if err := tell(d.ctx, id, rec); err != nil && d.ctx.Err() == nil {

@@ -135,16 +135,11 @@ func (d *Driver) Kill(ctx context.Context, id cluster.GuestID) error {
 		return err
 	}
 	rec, err := d.load(id)
+	if err == nil && rec.Arriving && !rec.Ended {
+		rec, err = d.refuseNow(ctx, guest, rec.Life)
+	}
 	if err != nil || rec.Ended {
 		return err
-	}
-	if rec.Arriving {
-		unlock, err := d.lock(ctx, id)
-		if err != nil {
-			return err
-		}
-		defer unlock()
-		return d.refuse(ctx, guest, rec.Life)
 	}
 	init, err := OpenProcess(rec.PID, rec.Start)
 	if errors.Is(err, os.ErrProcessDone) {

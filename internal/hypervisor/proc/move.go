@@ -279,8 +279,13 @@ func (d *Driver) settleArriving(ctx context.Context, guest Guest, rec record) (r
 // target. Called with the guest's lock.
 func (d *Driver) unfreeze(ctx context.Context, guest Guest, rec record) (record, error) {
 	if !rec.Paused {
-		if err := d.resume(ctx, guest, rec); err != nil {
+		// The link first: what the guest sends before it carries is lost, and a
+		// lost question for an address is asked again after a whole second.
+		if err := d.raiseLink(ctx, guest); err != nil {
 			return rec, err
+		}
+		if err := rec.resume(ctx); err != nil {
+			return rec, errors.Join(err, setLink(guest.Link, false))
 		}
 	}
 	rec.Frozen, rec.Leaving = false, false
@@ -288,6 +293,16 @@ func (d *Driver) unfreeze(ctx context.Context, guest Guest, rec record) (record,
 		return rec, err
 	}
 	return rec, d.observe(ctx, guest.ID)
+}
+
+func (d *Driver) raiseLink(ctx context.Context, guest Guest) error {
+	if !d.plugged(guest.ID) {
+		return nil
+	}
+	if err := setLink(guest.Link, true); err != nil {
+		return err
+	}
+	return awaitCarrier(ctx, guest.Link)
 }
 
 func (d *Driver) dropArrival(ctx context.Context, guest Guest, rec record) (record, error) {

@@ -73,14 +73,17 @@ func (d *Driver) thaw(ctx context.Context, guest Guest, rec record) error {
 
 // resume undoes stop: processes first.
 func (d *Driver) resume(ctx context.Context, guest Guest, rec record) error {
-	resume := func() error { return continueAll(rec.PID) }
-	if rec.Cgroup != "" {
-		resume = func() error { return freezeCgroup(ctx, rec.Cgroup, false) }
-	}
-	if err := resume(); err != nil {
+	if err := rec.resume(ctx); err != nil {
 		return err
 	}
 	return setLink(guest.Link, d.plugged(guest.ID))
+}
+
+func (r record) resume(ctx context.Context) error {
+	if r.Cgroup != "" {
+		return freezeCgroup(ctx, r.Cgroup, false)
+	}
+	return continueAll(r.PID)
 }
 
 // SetLink takes the host end of the guest's network link down or up, as `virsh

@@ -48,6 +48,7 @@ func (t *tale) goOn(now record, fresh bool) {
 			t.stay()
 		}
 		t.Arriving, t.Ended, t.Saved = true, false, false
+		t.Arrivals = now.Arrivals
 		t.tell(hypervisor.EventArriving, "")
 	}
 	switch {
@@ -81,7 +82,7 @@ func (t *tale) endOf(now record) hypervisor.Reason {
 // depart tells of migrations out of here, up to the last one's failure.
 func (t *tale) depart(now record) {
 	again := now.Departures > t.Departures
-	over := now.here() && !now.Leaving
+	over := now.here() && !now.Leaving && now.Arrivals == t.Arrivals
 	if t.Leaving && (again || over) {
 		t.stay()
 	}

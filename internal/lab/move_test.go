@@ -2,7 +2,9 @@ package lab
 
 import (
 	"context"
+	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -25,6 +27,9 @@ func TestMovableLab(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = l.Down(context.Background()) })
 	b := bench{t: t, dir: dir, lab: l}
+	for _, host := range Hosts() {
+		b.awaitHostd(t, host)
+	}
 	t.Run("a guest migrates with its processes and its address", b.testMigrate)
 	t.Run("a migration may fail before switch-over or after", b.testMigrationFails)
 	t.Run("a guest is saved and restored", b.testSave)
@@ -36,6 +41,15 @@ func TestMovableLab(t *testing.T) {
 	must(t, b.lab.Save(ctxOf(t), "n2"))
 	must(t, b.lab.Down(ctxOf(t)))
 	b.wantNothing(t, had, true)
+}
+
+// awaitHostd waits until the host's hostd watches.
+func (b *bench) awaitHostd(t *testing.T, host cluster.HostName) {
+	t.Helper()
+	await(t, "hostd watches", func() bool {
+		raw, err := os.ReadFile(b.lab.HostLog(host))
+		return err == nil && strings.Contains(string(raw), "ready\n")
+	})
 }
 
 // process names the node's process inside its guest, with its start.
@@ -89,7 +103,7 @@ func (b *bench) testMigrate(t *testing.T) {
 	must(t, b.lab.Migrate(ctxOf(t), "n1", "h2", Migration{Duration: 50 * time.Millisecond, Downtime: 50 * time.Millisecond}))
 	b.wantGuest(t, "n1", "h2", hypervisor.StateRunning, life)
 	b.wantTold(t, "h1", life,
-		event(hypervisor.EventStarted, hypervisor.ReasonBooted), event(hypervisor.EventLeaving, ""), event(hypervisor.EventEnded, hypervisor.ReasonMigrated))
+		event(hypervisor.EventLeaving, ""), event(hypervisor.EventEnded, hypervisor.ReasonMigrated))
 	b.wantTold(t, "h2", life, event(hypervisor.EventArriving, ""), event(hypervisor.EventStarted, hypervisor.ReasonMigrated))
 	if now := b.process(t, "n1"); now != process {
 		t.Errorf("its process is %q, was %q", now, process)
@@ -147,7 +161,9 @@ func (b *bench) testSavedEnds(t *testing.T) {
 	must(t, b.lab.StartHostd(ctxOf(t), "h1"))
 	b.wantGuest(t, "n1", "h1", hypervisor.StateSaved, "")
 	must(t, b.lab.HostPowerLoss(ctxOf(t), "h1"))
+	must(t, os.Truncate(b.lab.HostLog("h1"), 0))
 	must(t, b.lab.HostPowerOn(ctxOf(t), false, "h1"))
+	b.awaitHostd(t, "h1")
 	b.wantGuest(t, "n1", "h1", hypervisor.StateOff, "")
 	if err := b.lab.Restore(ctxOf(t), "n1"); err == nil {
 		t.Error("an image outlived the power of its host")
@@ -158,14 +174,20 @@ func (b *bench) testSavedEnds(t *testing.T) {
 func (b *bench) testPowerLossInMigration(t *testing.T) {
 	for _, lost := range []cluster.HostName{"h1", "h2"} {
 		life := b.status(t).Nodes[0].Life
+		before := len(b.events(t, "h2"))
 		migrated := make(chan error, 1)
 		go func() { migrated <- b.lab.Migrate(ctxOf(t), "n1", "h2", Migration{Duration: time.Second}) }()
-		await(t, "the migration begins", func() bool { return b.told(t, "h2", life, hypervisor.EventArriving) })
+		await(t, "the migration begins", func() bool {
+			events := b.events(t, "h2")
+			return slices.ContainsFunc(events[before:], func(e hypervisor.Event) bool { return e.Life == life && e.Kind == hypervisor.EventArriving })
+		})
 		must(t, b.lab.HostPowerLoss(ctxOf(t), lost))
 		if err := <-migrated; err == nil {
 			t.Errorf("the migration succeeded without %s", lost)
 		}
+		must(t, os.Truncate(b.lab.HostLog(lost), 0))
 		must(t, b.lab.HostPowerOn(ctxOf(t), lost == "h2", lost))
+		b.awaitHostd(t, lost)
 		if lost == "h1" {
 			b.wantGuest(t, "n1", "h1", hypervisor.StateOff, "")
 			await(t, "the target hears that it never came", func() bool { return b.told(t, "h2", life, hypervisor.EventStayed) })
@@ -174,8 +196,12 @@ func (b *bench) testPowerLossInMigration(t *testing.T) {
 			b.wantGuest(t, "n1", "h1", hypervisor.StateRunning, life)
 			b.wantTold(t, "h1", life, event(hypervisor.EventLeaving, ""), event(hypervisor.EventStayed, ""))
 		}
-		must(t, b.lab.Migrate(ctxOf(t), "n1", "h2", Migration{}))
+		must(t, b.lab.Migrate(ctxOf(t), "n1", "h2", Migration{})) // nothing is in the way of the next one
 		must(t, b.lab.Migrate(ctxOf(t), "n1", "h1", Migration{}))
+		await(t, "everybody has heard", func() bool {
+			events := b.events(t, "h2")
+			return len(events) > 0 && events[len(events)-1].Kind == hypervisor.EventEnded
+		})
 	}
 }
 

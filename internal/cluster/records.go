@@ -93,6 +93,20 @@ const (
 	SilenceLost    Silence = "lost"    // 1.2 s where a host can be asked, else 3 s
 )
 
+// HostWord is what the hosts at the places of a life say of it now, taken
+// together by one node; a word is never evidence.
+type HostWord string
+
+// The words of hosts. WordUnknown is the zero value: some place cannot be asked,
+// or its host does not know.
+const (
+	WordUnknown HostWord = ""
+	WordRunning HostWord = "running"
+	WordMoving  HostWord = "moving" // a migration of it is under way
+	WordPaused  HostWord = "paused" // makes no progress until somebody unpauses it
+	WordOff     HostWord = "off"    // does not run in that life: off, saved, or in another life
+)
+
 // View is what one node hears of its peers; written by that node when it
 // changes, and again at intervals while somebody is silent: the record's
 // revision is the fresh nonce that the accused may answer (rule P17).
@@ -101,6 +115,8 @@ type View struct {
 	Boot BootID   `json:"boot"`
 	// Silent lists the boots that are not heard.
 	Silent map[BootID]Silence `json:"silent,omitempty"`
+	// Words is what hosts say of the silent ones to that node, where they do.
+	Words map[BootID]HostWord `json:"words,omitempty"`
 	// Abstain: the observer had a gap in its own loop and accuses nobody.
 	Abstain bool `json:"abstain,omitempty"`
 }

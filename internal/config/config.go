@@ -10,10 +10,12 @@
 //
 //	[cluster]
 //	name = "demo"
+//	pause_grace = "3s"             # a paused guest may be silent so long; 1s to 30s
 //
 //	[[node]]
 //	name = "n1"
 //	fence = [["hostd"]]            # levels in order; methods of a level together
+//	pause_grace = "10s"            # without: the cluster's
 //
 //	[[service]]
 //	name = "db"

@@ -147,10 +147,6 @@ func (c *chaos) set(what string, name cluster.NodeName, g *guest) {
 	}
 }
 
-func (c *chaos) hostOf(name cluster.NodeName) *fakeHost {
-	return c.hosts[cluster.HostName("h"+string(name[1]))]
-}
-
 // breakOne ends the process of a service that the node runs, if there is one.
 func (c *chaos) breakOne(name cluster.NodeName) {
 	for _, svc := range chaosServices {

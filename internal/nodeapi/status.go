@@ -2,11 +2,14 @@ package nodeapi
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"net/http"
 	"slices"
+	"time"
 
 	"ringfence/internal/cluster"
+	"ringfence/internal/detect"
 	"ringfence/internal/pki"
 	"ringfence/internal/plan"
 )
@@ -52,7 +55,7 @@ func (s *Server) nodeStatus(state *cluster.State, n plan.NodeStatus, ran bool) N
 		Name: n.Name, State: stateName(string(n.State), "absent"), Boot: n.Boot,
 		Hosts: list(n.Places), Guest: state.Boots[n.Boot].Value.Guest,
 		Voter: ran && record.Value.Member != 0 && (s.Votes == nil || s.Votes(n.Name)), Standby: standby, Address: record.Value.Address,
-		Services: []cluster.ServiceName{}, Why: list(n.Why),
+		Services: []cluster.ServiceName{}, Why: append(s.whyStretched(state, n.Boot), n.Why...),
 	}
 	for _, name := range slices.Sorted(maps.Keys(state.Owners)) {
 		if owner := state.Owners[name].Value; owner.Boot != "" && owner.Node == n.Name {
@@ -60,6 +63,23 @@ func (s *Server) nodeStatus(state *cluster.State, n plan.NodeStatus, ran bool) N
 		}
 	}
 	return out
+}
+
+// whyStretched says why the silence of a boot counts for less, if it does.
+func (s *Server) whyStretched(state *cluster.State, id cluster.BootID) []string {
+	boot, known := state.Boots[id]
+	if _, ended := state.Ended[id]; !known || ended {
+		return []string{}
+	}
+	said := s.HostSays(id)
+	lasts := (s.Now() - said.Since).Round(100 * time.Millisecond)
+	switch said.Word {
+	case cluster.WordPaused:
+		return []string{fmt.Sprintf("paused by its host for %v, fenced at %v (pause_grace)", lasts, state.Config.Value.PauseGraceOf(boot.Value.Node))}
+	case cluster.WordMoving:
+		return []string{fmt.Sprintf("moving to another host for %v; its silence counts from %v on, or %v after the end of the move", lasts, detect.MovingCap, detect.MovingMargin)}
+	}
+	return []string{}
 }
 
 func serviceStatus(one plan.ServiceStatus) ServiceStatus {

@@ -102,7 +102,6 @@ type HostWord string
 const (
 	WordUnknown HostWord = ""
 	WordRunning HostWord = "running"
-	WordMoving  HostWord = "moving" // a migration of it is under way
 	WordPaused  HostWord = "paused" // makes no progress until somebody unpauses it
 	WordOff     HostWord = "off"    // does not run in that life: off, saved, or in another life
 )

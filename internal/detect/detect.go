@@ -42,6 +42,8 @@ type Peer struct {
 	// Word is what the hosts say now of its guest, each on a stream that is up;
 	// a word without such a stream is no word (rule P12).
 	Word cluster.HostWord
+	// Moving: one of them says now that a migration of it is under way.
+	Moving bool
 	// PauseGrace is how long its guest may be silent while it is paused.
 	PauseGrace time.Duration
 }
@@ -54,10 +56,11 @@ type Detector struct {
 	abstainTo time.Duration
 }
 
-// Said is a word and since when the observer has it.
+// Said is what hosts say of a guest that is paused or moving, and since when the
+// observer knows it.
 type Said struct {
-	Word  cluster.HostWord
-	Since time.Duration
+	Paused, Moving bool
+	Since          time.Duration
 }
 
 // ear is what one observer keeps of one peer.
@@ -97,11 +100,12 @@ func (d *Detector) Tick(now time.Duration, peers map[cluster.BootID]Peer) Verdic
 	verdict := Verdict{Abstain: now < d.abstainTo}
 	for boot, peer := range peers {
 		e := d.ears[boot]
-		e.notice.take(now, e.heard, peer.Word)
-		if peer.Word != e.said.Word {
-			e.said = Said{Word: peer.Word, Since: now}
+		e.notice.take(now, e.heard, peer)
+		if said := (Said{Paused: peer.Word == cluster.WordPaused, Moving: peer.Moving, Since: e.said.Since}); said != e.said {
+			said.Since = now
+			e.said = said
 		}
-		if peer.Word == cluster.WordPaused || peer.Word == cluster.WordMoving {
+		if e.said.Paused || e.said.Moving {
 			note(&verdict.Said, boot, e.said)
 		}
 		if e.notice.moving(now) {

@@ -29,7 +29,7 @@ type notice struct {
 type moveNotice struct {
 	stands bool
 	live   bool // a host says so now
-	void   bool // the host that said so cannot be asked any more
+	void   bool // nobody says how it ended
 	began  time.Duration
 	ended  time.Duration // when it was last not live any more
 }
@@ -42,26 +42,26 @@ type pauseNotice struct {
 	silent time.Duration // how long the guest had been silent by then
 }
 
-// take notes the word at now of a guest that was last heard at heard.
-func (n *notice) take(now, heard time.Duration, word cluster.HostWord) {
-	n.move.take(now, heard, word)
-	n.pause.take(now, heard, word)
+// take notes what is said at now of a guest that was last heard at heard.
+func (n *notice) take(now, heard time.Duration, peer Peer) {
+	n.move.take(now, heard, peer)
+	n.pause.take(now, heard, peer.Word)
 }
 
-func (m *moveNotice) take(now, heard time.Duration, word cluster.HostWord) {
+func (m *moveNotice) take(now, heard time.Duration, peer Peer) {
 	if m.stands && !m.live && heard > m.ended && now >= m.ended+MovingMargin {
 		*m = moveNotice{}
 	}
 	switch {
-	case word == cluster.WordMoving && !m.stands:
+	case peer.Moving && !m.stands:
 		*m = moveNotice{stands: true, live: true, began: now}
-	case word == cluster.WordMoving:
+	case peer.Moving:
 		m.live, m.void = true, false
 	case m.live:
 		m.live, m.ended = false, now
 	}
-	if m.stands && word == cluster.WordUnknown {
-		m.void = true
+	if !peer.Moving && peer.Word == cluster.WordUnknown {
+		m.void = true // the host that said so cannot be asked any more
 	}
 }
 

@@ -149,43 +149,44 @@ func (n *Node) GuestSeen(id cluster.GuestID) (hostapi.Guest, bool) {
 	return seen, found
 }
 
-// word is what the hosts at the places of a boot's life say of it now. A place
-// that does not tell may let it act, so it outweighs all but an announced move.
-func (h *hosts) word(boot cluster.Boot) cluster.HostWord {
+// word is what the hosts at the places of a boot's life say of it now, and
+// whether one of them says that it is moving. A place that does not tell may let
+// it act, so unknown outweighs the word of the others.
+func (h *hosts) word(boot cluster.Boot) (word cluster.HostWord, moving bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	said := map[cluster.HostWord]bool{}
 	for _, place := range boot.Places {
-		said[h.links[place].word(boot)] = true
+		one, moves := h.links[place].word(boot)
+		said[one] = true
+		moving = moving || moves
 	}
-	for _, word := range []cluster.HostWord{cluster.WordMoving, cluster.WordUnknown, cluster.WordRunning, cluster.WordPaused, cluster.WordOff} {
+	for _, word := range []cluster.HostWord{cluster.WordUnknown, cluster.WordRunning, cluster.WordPaused, cluster.WordOff} {
 		if said[word] {
-			return word
+			return word, moving
 		}
 	}
-	return cluster.WordUnknown // it has no place
+	return cluster.WordUnknown, false // it has no place
 }
 
 // word is what one host says of a boot's life, with the mutex held.
-func (l *hostLink) word(boot cluster.Boot) cluster.HostWord {
+func (l *hostLink) word(boot cluster.Boot) (word cluster.HostWord, moving bool) {
 	if l == nil || boot.Life == "" {
-		return cluster.WordUnknown
+		return cluster.WordUnknown, false
 	}
 	guest, known := l.guests[boot.Guest]
 	state := hypervisor.GuestState(guest.State)
 	switch {
 	case !known || state == hypervisor.StateUnknown:
-		return cluster.WordUnknown
+		return cluster.WordUnknown, false
 	case guest.Life != boot.Life:
-		return cluster.WordOff
-	case guest.Moving:
-		return cluster.WordMoving
+		return cluster.WordOff, false
 	case state == hypervisor.StatePaused:
-		return cluster.WordPaused
+		return cluster.WordPaused, guest.Moving
 	case state == hypervisor.StateRunning:
-		return cluster.WordRunning
+		return cluster.WordRunning, guest.Moving
 	}
-	return cluster.WordUnknown
+	return cluster.WordUnknown, guest.Moving
 }
 
 func (h *hosts) take(ctx context.Context, link *hostLink, e hostclient.Event) {

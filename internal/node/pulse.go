@@ -129,7 +129,8 @@ func signal(c chan struct{}) {
 }
 
 func (p *pulse) peerOf(boot cluster.Boot, grace time.Duration) detect.Peer {
-	return detect.Peer{Limits: p.limitsFor(boot), Word: p.n.hosts.word(boot), PauseGrace: grace}
+	word, moving := p.n.hosts.word(boot)
+	return detect.Peer{Limits: p.limitsFor(boot), Word: word, Moving: moving, PauseGrace: grace}
 }
 
 // limitsFor is the shorter pair where a host of the boot can be asked now.

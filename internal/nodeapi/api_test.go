@@ -50,7 +50,7 @@ func TestAPausedGuestIsExplained(t *testing.T) {
 	b := newBench(t)
 	b.set(func() {
 		b.clock = time.Hour
-		b.said = map[cluster.BootID]detect.Said{"boot-n1": {Word: cluster.WordPaused, Since: time.Hour - 2*time.Second}}
+		b.said = map[cluster.BootID]detect.Said{"boot-n1": {Paused: true, Since: time.Hour - 2*time.Second}}
 	})
 	status, err := b.api.Status(t.Context())
 	must(t, err)

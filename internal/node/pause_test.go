@@ -40,31 +40,19 @@ func TestAShortPauseChangesNothing(t *testing.T) {
 		for _, length := range []time.Duration{time.Second, 2700 * time.Millisecond} {
 			t.Run(string(name)+" for "+length.String(), func(t *testing.T) {
 				play(t, func(w *world) {
-					epoch := w.epoch()
+					epoch := w.leader().Epoch
 					w.pause(name)
 					time.Sleep(length)
 					w.unpause(name)
 					time.Sleep(20 * time.Second)
 					w.want(string(name) + " is paused; " + string(name) + " goes on")
-					if now := w.epoch(); now != epoch && length <= time.Second { // a planner that stands still for 3 s is replaced (O-8)
+					if now := w.leader().Epoch; now != epoch && length <= time.Second { // a planner that stands still for 3 s is replaced (O-8)
 						t.Errorf("the lead changed from epoch %d to %d", epoch, now)
 					}
 				})
 			})
 		}
 	}
-}
-
-func (w *world) epoch() cluster.Epoch {
-	values, _, err := w.store.Client("look").Load(w.ctx, cluster.KeyLeader)
-	if err != nil || len(values) != 1 {
-		w.t.Fatalf("no leader: %v", err)
-	}
-	var s cluster.State
-	if err := s.Apply(values[0], false, 0); err != nil {
-		w.t.Fatal(err)
-	}
-	return s.Leader.Value.Epoch
 }
 
 func TestAPauseLongerThanTheGraceIsFenced(t *testing.T) {

@@ -74,10 +74,10 @@ func (s *Server) whyStretched(state *cluster.State, id cluster.BootID) []string 
 	said := s.HostSays(id)
 	lasts := (s.Now() - said.Since).Round(100 * time.Millisecond)
 	switch {
-	case said.Paused:
-		return []string{fmt.Sprintf("paused by its host for %v, fenced at %v (pause_grace)", lasts, state.Config.Value.PauseGraceOf(boot.Value.Node))}
 	case said.Moving:
 		return []string{fmt.Sprintf("moving to another host for %v; its silence counts from %v on, or %v after the end of the move", lasts, detect.MovingCap, detect.MovingMargin)}
+	case said.Paused:
+		return []string{fmt.Sprintf("paused by its host for %v, fenced at %v (pause_grace)", lasts, state.Config.Value.PauseGraceOf(boot.Value.Node))}
 	}
 	return []string{}
 }

@@ -89,17 +89,44 @@ func sameMachine(newer, former cluster.Boot) bool {
 	return newer.Machine != "" && newer.Machine == former.Machine
 }
 
-// fenceLost decides to fence what the observers agree is lost, unless the brake
-// holds.
+// fenceLost decides to fence what the observers agree is lost. While the brake
+// holds, only what its host shows standing still.
 func (p *planner) fenceLost() {
 	p.brake()
 	for i := range p.boots {
 		b := &p.boots[i]
-		if b.ended || b.doomed || !b.silent() || p.braked != "" {
+		if b.ended || b.doomed || !b.silent() {
 			continue
 		}
-		p.decideFence(b, cluster.FenceSilent, fmt.Sprintf("lost by %s, %d of %d observers", joinNames(b.lostBy), len(b.lostBy), b.observers))
+		detail := fmt.Sprintf("lost by %s, %d of %d observers", joinNames(b.lostBy), len(b.lostBy), b.observers)
+		var guards []cluster.Guard
+		if p.braked != "" {
+			word, views := p.stillness(b)
+			if word == cluster.WordUnknown {
+				continue
+			}
+			detail += fmt.Sprintf("; its host says %s", word)
+			guards = views
+		}
+		p.decideFence(b, cluster.FenceSilent, detail, guards...)
 	}
+}
+
+// stillness returns the word of a host that the guest of a silent boot does not
+// run, with guards on what was said (rule P18). A host that shows it running to
+// any of the accusers outweighs that: then the network between them is broken.
+func (p *planner) stillness(b *standing) (word cluster.HostWord, said []cluster.Guard) {
+	for _, accuser := range b.suspectBy {
+		view := p.s.Views[accuser]
+		said = append(said, guardOf(cluster.KeyView(accuser), view.Rev))
+		switch one := view.Value.Words[b.id()]; one {
+		case cluster.WordRunning:
+			return cluster.WordUnknown, nil
+		case cluster.WordPaused, cluster.WordOff:
+			word = one
+		}
+	}
+	return word, said
 }
 
 // brake looks whether half or more of the members are silent at once. That is a
@@ -118,7 +145,7 @@ func (p *planner) brake() {
 		}
 	}
 	if silent > 1 && 2*silent >= members {
-		p.braked = fmt.Sprintf("%d of %d members are silent at once: nobody is fenced for silence now; restore the network, or say who is dead with `ringfence node confirm-dead`", silent, members)
+		p.braked = fmt.Sprintf("%d of %d members are silent at once: nobody is fenced for silence now but whom its host shows paused or off; restore the network, or say who is dead with `ringfence node confirm-dead`", silent, members)
 	}
 }
 
@@ -131,18 +158,19 @@ func (p *planner) disarmed() string {
 }
 
 // decideFence creates the one fence record of a boot, with its first attempt.
-func (p *planner) decideFence(b *standing, reason cluster.FenceReason, detail string) {
+// The caller's guards are of what it was derived from besides.
+func (p *planner) decideFence(b *standing, reason cluster.FenceReason, detail string, guards ...cluster.Guard) {
 	executor := p.executor(b, "")
 	if executor == "" || p.disarmed() != "" {
 		return
 	}
 	b.doomed = true // for the rest of this plan
 	p.order(OrderFence, string(b.id()), fmt.Sprintf("fence boot %s of %s, %s: %s; attempt 1 by %s", b.id(), b.node(), reason, detail, executor),
-		[]cluster.Guard{
+		append(guards,
 			absent(cluster.KeyFence(b.id())), absent(cluster.KeyEnded(b.id())), absent(cluster.KeyDisarm),
 			guardOf(cluster.KeyBoot(b.id()), b.Rev),
 			guardOf(cluster.KeyAppeal(b.id()), p.s.Appeals[b.id()].Rev), // an answer that came meanwhile counts (I6)
-		},
+		),
 		cluster.Put(cluster.KeyFence(b.id()), cluster.Fence{
 			Boot: b.id(), Node: b.node(), Reason: reason, Detail: detail,
 			Epoch: p.s.Leader.Value.Epoch, Attempt: 1, Executor: executor,

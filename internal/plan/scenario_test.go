@@ -255,12 +255,15 @@ func (w *world) probeAll() {
 	}
 }
 
-// doSilent: silent n1 lost|suspect|heard|abstain by=n2,n3
+// doSilent: silent n1 lost|suspect|heard|abstain by=n2,n3 [word=paused]: what
+// its host says comes with the view.
 func doSilent(w *world, args []string) {
 	accused := w.boot(cluster.NodeName(args[0]))
 	for _, by := range strings.Split(opts(args[2:])["by"], ",") {
 		n := cluster.NodeName(by)
-		view := cluster.View{Node: n, Boot: w.boot(n), Silent: map[cluster.BootID]cluster.Silence{}}
+		view := cluster.View{Node: n, Boot: w.boot(n), Silent: map[cluster.BootID]cluster.Silence{}, Words: map[cluster.BootID]cluster.HostWord{}}
+		maps.Copy(view.Words, w.state.Views[n].Value.Words)
+		view.Words[accused] = cluster.HostWord(opts(args[2:])["word"])
 		for boot, s := range w.state.Views[n].Value.Silent {
 			view.Silent[boot] = s
 		}
@@ -269,7 +272,7 @@ func doSilent(w *world, args []string) {
 		case "heard":
 			delete(view.Silent, accused)
 		case "abstain":
-			view.Silent, view.Abstain = nil, true
+			view.Silent, view.Words, view.Abstain = nil, nil, true
 		}
 		w.put(cluster.KeyView(n), view)
 	}

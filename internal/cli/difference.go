@@ -28,6 +28,9 @@ func difference(have, want cluster.Config) []string {
 		if was, is := have.PauseGraceOf(n.Name), want.PauseGraceOf(n.Name); was != is {
 			out = append(out, fmt.Sprintf("~ node %s: pause_grace %v, was %v", n.Name, is, was))
 		}
+		if was, is := have.AfterFenceOf(n.Name), want.AfterFenceOf(n.Name); was != is {
+			out = append(out, fmt.Sprintf("~ node %s: after_fence %s, was %s", n.Name, is, was))
+		}
 	}
 	for _, n := range have.Nodes {
 		if _, ok := want.Node(n.Name); !ok {

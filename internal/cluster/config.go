@@ -12,7 +12,9 @@ type Config struct {
 	Name string `json:"name"`
 	// PauseGrace is how long a guest that its host shows paused may stay silent
 	// before its node is lost; 0 means DefaultPauseGrace.
-	PauseGrace time.Duration   `json:"pause_grace,omitempty"`
+	PauseGrace time.Duration `json:"pause_grace,omitempty"`
+	// AfterFence says what becomes of a fenced guest; "" means AfterFenceStart.
+	AfterFence AfterFence      `json:"after_fence,omitempty"`
 	Nodes      []NodeConfig    `json:"nodes"`
 	Services   []ServiceConfig `json:"services"`
 }
@@ -25,7 +27,20 @@ type NodeConfig struct {
 	Fence [][]string `json:"fence,omitempty"`
 	// PauseGrace is the cluster's, for this node; 0 means as the cluster.
 	PauseGrace time.Duration `json:"pause_grace,omitempty"`
+	// AfterFence is the cluster's, for this node; "" means as the cluster.
+	AfterFence AfterFence `json:"after_fence,omitempty"`
 }
+
+// AfterFence is what becomes of a guest whose life a fence decision has ended.
+type AfterFence string
+
+// The policies after fencing. A cluster heals itself by default: a node that
+// stays off is one failure less that the others survive, and nobody may be
+// there to notice. The new boot probes and joins before it may own anything.
+const (
+	AfterFenceStart   AfterFence = "start"    // its last host starts it anew
+	AfterFenceStayOff AfterFence = "stay-off" // a person starts it
+)
 
 // FenceHostd is the fence method that asks the host daemon at the life's place.
 const FenceHostd = "hostd"
@@ -101,6 +116,12 @@ func (c Config) Node(name NodeName) (NodeConfig, bool) {
 func (c Config) PauseGraceOf(name NodeName) time.Duration {
 	node, _ := c.Node(name)
 	return cmp.Or(node.PauseGrace, c.PauseGrace, DefaultPauseGrace)
+}
+
+// AfterFenceOf returns what becomes of the guest of a node after it was fenced.
+func (c Config) AfterFenceOf(name NodeName) AfterFence {
+	node, _ := c.Node(name)
+	return cmp.Or(node.AfterFence, c.AfterFence, AfterFenceStart)
 }
 
 // Candidates returns the nodes on which a service may run, most wanted first.

@@ -159,6 +159,25 @@ type FenceReport struct {
 	Detail   string   `json:"detail"`
 }
 
+// PowerOn is the one decision to start the guest of a fenced boot anew: created
+// if absent, behind its tombstone and apart from the decision to end it (rule
+// P19). The leader assigns attempts until one is done or a newer boot of the
+// node is registered.
+type PowerOn struct {
+	Boot  BootID   `json:"boot"` // that has ended
+	Node  NodeName `json:"node"`
+	Guest GuestID  `json:"guest"`
+	// Host is where the life was last.
+	Host     HostName `json:"host"`
+	Epoch    Epoch    `json:"epoch"`
+	Attempt  int      `json:"attempt"`  // 1 for the first
+	Executor NodeName `json:"executor"` // who carries this attempt out
+}
+
+// PowerOnReport is the executor's account of one attempt; done means that the
+// guest runs in a new life.
+type PowerOnReport FenceReport
+
 // Want is what the leader orders the owner to do.
 type Want string
 

@@ -19,13 +19,15 @@ type (
 		Services []serviceForm `toml:"service,omitempty"`
 	}
 	clusterForm struct {
-		Name       string `toml:"name"`
-		PauseGrace string `toml:"pause_grace,omitempty"`
+		Name       string             `toml:"name"`
+		PauseGrace string             `toml:"pause_grace,omitempty"`
+		AfterFence cluster.AfterFence `toml:"after_fence,omitempty"`
 	}
 	nodeForm struct {
-		Name       string     `toml:"name"`
-		Fence      [][]string `toml:"fence,omitempty"`
-		PauseGrace string     `toml:"pause_grace,omitempty"`
+		Name       string             `toml:"name"`
+		Fence      [][]string         `toml:"fence,omitempty"`
+		PauseGrace string             `toml:"pause_grace,omitempty"`
+		AfterFence cluster.AfterFence `toml:"after_fence,omitempty"`
 	}
 	serviceForm struct {
 		Name          string             `toml:"name"`
@@ -49,9 +51,9 @@ type (
 // Marshal writes a configuration with every default spelled out. Parse of the
 // result gives the same configuration.
 func Marshal(c cluster.Config) ([]byte, error) {
-	out := fileForm{Cluster: clusterForm{c.Name, formatSet(c.PauseGrace)}}
+	out := fileForm{Cluster: clusterForm{c.Name, formatSet(c.PauseGrace), c.AfterFence}}
 	for _, n := range c.Nodes {
-		out.Nodes = append(out.Nodes, nodeForm{string(n.Name), n.Fence, formatSet(n.PauseGrace)})
+		out.Nodes = append(out.Nodes, nodeForm{string(n.Name), n.Fence, formatSet(n.PauseGrace), n.AfterFence})
 	}
 	for _, s := range c.Services {
 		out.Services = append(out.Services, formOfService(s))

@@ -58,7 +58,10 @@ func (c *guestClock) Now() time.Duration {
 	return c.base.Now() - c.stood
 }
 
-func (c *guestClock) After(d time.Duration) <-chan time.Time {
+func (c *guestClock) After(d time.Duration) <-chan time.Time { return c.after(d, c.end) }
+
+// after is After until end is closed.
+func (c *guestClock) after(d time.Duration, end <-chan struct{}) <-chan time.Time {
 	out := make(chan time.Time, 1)
 	due := c.Now() + d
 	if d <= 0 {
@@ -70,7 +73,7 @@ func (c *guestClock) After(d time.Duration) <-chan time.Time {
 			goes := c.goes
 			c.mu.Unlock()
 			select {
-			case <-c.end:
+			case <-end:
 				return
 			case <-goes:
 			}
@@ -80,7 +83,7 @@ func (c *guestClock) After(d time.Duration) <-chan time.Time {
 				return
 			}
 			select {
-			case <-c.end:
+			case <-end:
 				return
 			case <-c.base.After(max(left, 0)):
 			}
@@ -91,7 +94,7 @@ func (c *guestClock) After(d time.Duration) <-chan time.Time {
 
 func (c *guestClock) WithTimeout(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	over := c.After(d)
+	over := c.after(d, ctx.Done())
 	go func() {
 		select {
 		case <-ctx.Done():

@@ -204,8 +204,8 @@ func (h *hosts) take(ctx context.Context, link *hostLink, e hostclient.Event) {
 	}
 }
 
-// off asks one host to end one life.
-func (h *hosts) off(ctx context.Context, name cluster.HostName, guest cluster.GuestID, o hostapi.Order) (hostapi.Reply, error) {
+// order gives an order to one host.
+func (h *hosts) order(ctx context.Context, name cluster.HostName, give func(context.Context, Host) (hostapi.Reply, error)) (hostapi.Reply, error) {
 	h.mu.Lock()
 	link := h.links[name]
 	h.mu.Unlock()
@@ -214,7 +214,7 @@ func (h *hosts) off(ctx context.Context, name cluster.HostName, guest cluster.Gu
 	}
 	ctx, cancel := h.n.Clock.WithTimeout(ctx, fenceTimeout)
 	defer cancel()
-	return link.client.Off(ctx, guest, o)
+	return give(ctx, link.client)
 }
 
 // commitCertificate verifies a certificate that came from a host and makes it a

@@ -63,9 +63,74 @@ func TestAPauseLongerThanTheGraceIsFenced(t *testing.T) {
 			t.Errorf("recovered after %v, want it just behind 3 s", took)
 		}
 		w.want("n1 is paused; n1 is switched off; db dies with n1; db starts on n2, generation 2")
-		w.unpause("n1")
-		time.Sleep(20 * time.Second)
-		w.want("n1 is gone and cannot go on")
+		// The guest comes back, in a new life: a member that owns nothing.
+		time.Sleep(5 * time.Second)
+		if boot := w.member("n1"); boot.ID != "n1-b2" || boot.Life != "h1:2:1" {
+			t.Errorf("n1 is a member as %+v", boot)
+		}
+		w.want("")
+		if started := w.hosts["h1"].started; started != 1 {
+			t.Errorf("its guest was started %d times", started)
+		}
+	})
+}
+
+// member returns the boot as which a node is a member now.
+func (w *world) member(name cluster.NodeName) cluster.Boot {
+	s, _ := w.guests["n2"].node.Mirror.Snapshot()
+	for id, boot := range s.Boots {
+		_, ended := s.Ended[id]
+		if !ended && boot.Value.Node == name && boot.Value.Phase == cluster.PhaseMember {
+			return boot.Value
+		}
+	}
+	return cluster.Boot{}
+}
+
+func TestAFencedGuestThatDoesNotStartIsTriedAgain(t *testing.T) {
+	play(t, func(w *world) {
+		w.mu.Lock()
+		w.hosts["h1"].refuses = 4
+		w.mu.Unlock()
+		w.pause("n1")
+		time.Sleep(10 * time.Second)
+		if boot := w.member("n1"); boot.ID != "" {
+			t.Fatalf("n1 is a member as %+v, though its host did not start it", boot)
+		}
+		time.Sleep(30 * time.Second)
+		if boot := w.member("n1"); boot.ID != "n1-b2" {
+			t.Errorf("n1 is a member as %+v", boot)
+		}
+	})
+}
+
+func TestAFencedGuestThatAPersonStartsIsNotStartedTwice(t *testing.T) {
+	play(t, func(w *world) {
+		w.mu.Lock()
+		w.hosts["h1"].refuses = 1
+		w.mu.Unlock()
+		w.pause("n1")
+		w.after("db starts on n2", 10*time.Second)
+		w.boot("n1")
+		time.Sleep(time.Minute)
+		if boot := w.member("n1"); boot.ID != "n1-b2" || w.hosts["h1"].started != 0 {
+			t.Errorf("n1 is a member as %+v, started %d times by order", boot, w.hosts["h1"].started)
+		}
+	})
+}
+
+func TestWhatIsToStayOffStaysOff(t *testing.T) {
+	play(t, func(w *world) {
+		w.put(cluster.KeyConfig, cluster.Config{
+			Name: "test", AfterFence: cluster.AfterFenceStayOff, Nodes: []cluster.NodeConfig{{Name: "n1"}, {Name: "n2"}, {Name: "n3"}},
+			Services: []cluster.ServiceConfig{service("db", "n1", "n2")},
+		})
+		time.Sleep(time.Second)
+		w.pause("n1")
+		time.Sleep(time.Minute)
+		if boot := w.member("n1"); boot.ID != "" {
+			t.Errorf("n1 is a member as %+v", boot)
+		}
 	})
 }
 

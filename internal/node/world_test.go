@@ -120,6 +120,9 @@ func (w *world) boot(name cluster.NodeName) *guest {
 		g = &guest{w: w, name: name}
 		w.guests[name] = g
 	}
+	if g.alive {
+		g.die() // a person and the cluster start it at once
+	}
 	g.boot++
 	host := w.hostOf(name)
 	g.life = cluster.LifeID(fmt.Sprintf("%s:%d:1", host.name, g.boot))
@@ -176,11 +179,12 @@ func (w *world) daemon(g *guest) {
 func (w *world) kill(name cluster.NodeName, hostTells bool) {
 	w.mu.Lock()
 	g := w.guests[name]
+	former := guest{name: name, life: g.life} // it may be started anew at once
 	g.die()
 	w.mu.Unlock()
 	host := w.hostOf(name)
 	if hostTells {
-		host.certify(g, cluster.CauseCrashed)
+		host.certify(&former, cluster.CauseCrashed)
 	}
 }
 
@@ -337,7 +341,11 @@ type fakeHost struct {
 	lives  map[cluster.LifeID]*guest
 	certs  []cluster.DeathCertificate
 	feeds  map[*fakeLink]chan hostclient.Event
-	silent bool // unreachable
+	silent bool                     // unreachable
+	ons    map[string]hostapi.Reply // by decision
+	// refuses is how many orders to start a guest it does not carry out.
+	refuses int
+	started int // guests, by such orders
 }
 
 func newFakeHost(w *world, name cluster.HostName) *fakeHost {
@@ -345,7 +353,7 @@ func newFakeHost(w *world, name cluster.HostName) *fakeHost {
 	copy(seed, name)
 	return &fakeHost{
 		w: w, name: name, key: ed25519.NewKeyFromSeed(seed),
-		lives: map[cluster.LifeID]*guest{}, feeds: map[*fakeLink]chan hostclient.Event{},
+		lives: map[cluster.LifeID]*guest{}, feeds: map[*fakeLink]chan hostclient.Event{}, ons: map[string]hostapi.Reply{},
 	}
 }
 
@@ -403,6 +411,37 @@ func (l *fakeLink) Off(_ context.Context, _ cluster.GuestID, o hostapi.Order) (h
 	l.h.w.mu.Unlock()
 	cert := l.h.certify(&ended, cluster.CauseFenced)
 	return hostapi.Reply{Outcome: cluster.OutcomeDone, Certificate: &cert}, nil
+}
+
+// On is hostd's: a decision is carried out once, a repeated one gets the same answer.
+func (l *fakeLink) On(_ context.Context, id cluster.GuestID, o hostapi.Order) (hostapi.Reply, error) {
+	w := l.h.w
+	w.mu.Lock()
+	g := w.guests[cluster.NodeName(strings.TrimPrefix(string(id), "guest-"))]
+	known, repeated := l.h.ons[o.Decision]
+	switch {
+	case l.h.silent:
+		w.mu.Unlock()
+		return hostapi.Reply{Outcome: cluster.OutcomeUnknown, Detail: "host does not answer"}, errors.New("host does not answer")
+	case repeated:
+		w.mu.Unlock()
+		return known, nil
+	case l.h.refuses > 0:
+		l.h.refuses--
+		w.mu.Unlock()
+		return hostapi.Reply{Outcome: cluster.OutcomeNotDone, Detail: "no memory"}, nil
+	case g.alive:
+		w.mu.Unlock()
+		return hostapi.Reply{Outcome: cluster.OutcomeNotDone, Detail: "guest is running already"}, nil
+	}
+	w.mu.Unlock()
+	w.boot(g.name)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	l.h.started++
+	reply := hostapi.Reply{Outcome: cluster.OutcomeDone, Life: g.life}
+	l.h.ons[o.Decision] = reply
+	return reply, nil
 }
 
 func (l *fakeLink) Stream(ctx context.Context, _ uint64, take func(hostclient.Event) error) error {

@@ -193,7 +193,7 @@ func (p *planner) whyBoot(b *standing) []string {
 	var why []string
 	if b.ended {
 		ended := p.s.Ended[b.id()].Value
-		return append(why, fmt.Sprintf("%s: %s", ended.Evidence, ended.Detail))
+		return append(append(why, fmt.Sprintf("%s: %s", ended.Evidence, ended.Detail)), p.whyOff(b)...)
 	}
 	if len(b.suspectBy) > 0 {
 		why = append(why, fmt.Sprintf("not heard by %s (%d of %d observers, %d of them say lost)",

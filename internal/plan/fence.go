@@ -187,7 +187,15 @@ func (p *planner) retryFences() {
 		if b == nil || b.ended {
 			continue
 		}
-		due, why := p.attemptDue(fence)
+		report := p.s.FenceRp[boot]
+		if report.Value.Outcome == cluster.OutcomeDone && report.Value.Attempt == fence.Value.Attempt {
+			p.wakeAt(p.Now + RetryMost)
+			continue // endBoots of this plan takes it up
+		}
+		due, why := p.attemptDue(attempt{
+			number: fence.Value.Attempt, executor: fence.Value.Executor, since: fence.Since,
+			report: report.Value, reported: report.Since, delay: backOff(fence.Value.Attempt, RetryFirst, RetryMost),
+		})
 		if due > p.Now {
 			p.wakeAt(due)
 			continue
@@ -196,29 +204,34 @@ func (p *planner) retryFences() {
 	}
 }
 
-// attemptDue says when the next attempt may go out, and what became of the last.
-func (p *planner) attemptDue(fence cluster.Rec[cluster.Fence]) (time.Duration, string) {
-	if report, ok := p.s.FenceRp[fence.Value.Boot]; ok && report.Value.Attempt == fence.Value.Attempt {
-		if report.Value.Outcome == cluster.OutcomeDone {
-			return p.Now + RetryMost, "" // endBoots of this plan takes it up
-		}
-		return report.Since + retryDelay(fence.Value.Attempt),
-			fmt.Sprintf("attempt %d by %s: %s, %s", fence.Value.Attempt, fence.Value.Executor, report.Value.Outcome, report.Value.Detail)
-	}
-	if b := p.bootOf(fence.Value.Executor); b == nil || b.ended || b.doomed || b.suspect() {
-		return p.Now, fmt.Sprintf("attempt %d: executor %s is gone", fence.Value.Attempt, fence.Value.Executor)
-	}
-	return fence.Since + AttemptTimeout,
-		fmt.Sprintf("attempt %d: no report by %s for %v", fence.Value.Attempt, fence.Value.Executor, AttemptTimeout)
+// attempt is one attempt of a decision and what became of it.
+type attempt struct {
+	number   int
+	executor cluster.NodeName
+	since    time.Duration
+	report   cluster.FenceReport // the last one; it may be of an earlier attempt
+	reported time.Duration
+	delay    time.Duration // behind a report that it was not done
 }
 
-// retryDelay doubles from RetryFirst up to RetryMost.
-func retryDelay(attempt int) time.Duration {
-	delay := RetryFirst
-	for i := 1; i < attempt && delay < RetryMost; i++ {
+// attemptDue says when the next attempt may go out, and what became of the last.
+func (p *planner) attemptDue(a attempt) (time.Duration, string) {
+	if a.report.Attempt == a.number {
+		return a.reported + a.delay, fmt.Sprintf("attempt %d by %s: %s, %s", a.number, a.executor, a.report.Outcome, a.report.Detail)
+	}
+	if b := p.bootOf(a.executor); b == nil || b.ended || b.doomed || b.suspect() {
+		return p.Now, fmt.Sprintf("attempt %d: executor %s is gone", a.number, a.executor)
+	}
+	return a.since + AttemptTimeout, fmt.Sprintf("attempt %d: no report by %s for %v", a.number, a.executor, AttemptTimeout)
+}
+
+// backOff doubles from first up to most.
+func backOff(attempt int, first, most time.Duration) time.Duration {
+	delay := first
+	for i := 1; i < attempt && delay < most; i++ {
 		delay *= 2
 	}
-	return min(delay, RetryMost)
+	return min(delay, most)
 }
 
 func (p *planner) retry(b *standing, fence cluster.Rec[cluster.Fence], why string) {

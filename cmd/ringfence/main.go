@@ -48,9 +48,13 @@ func run() int {
 			return app.RunNode(ctx, app.NodeOptions{Data: o.Data, RunDir: o.RunDir, HostChannel: o.HostChannel, Log: o.Log})
 		},
 		RunHostd: func(ctx context.Context, o cli.HostdOptions) error { return app.RunHostd(ctx, app.HostdOptions(o)) },
-		Drivers:  app.DriverNames(),
-		Hangup:   hangup,
-		Extra:    demo.Commands(demo.Deps{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}),
+		Recover: func(ctx context.Context, o cli.RecoverOptions) (cli.Recovered, error) {
+			done, err := app.Recover(ctx, app.RecoverOptions(o))
+			return cli.Recovered(done), err
+		},
+		Drivers: app.DriverNames(),
+		Hangup:  hangup,
+		Extra:   demo.Commands(demo.Deps{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}),
 	}, os.Args[1:])
 }
 

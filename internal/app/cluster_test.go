@@ -42,9 +42,13 @@ func logTo(t *testing.T) *slog.Logger {
 }
 
 func start(t *testing.T, dir, name string) *daemon {
+	return startBoot(t, dir, name, cluster.BootID(name+"-boot"))
+}
+
+func startBoot(t *testing.T, dir, name string, boot cluster.BootID) *daemon {
 	d := &daemon{t: t, o: NodeOptions{
 		Data: filepath.Join(dir, name), RunDir: filepath.Join(dir, name+"-run"),
-		HostChannel: filepath.Join(dir, "no-channel"), Boot: cluster.BootID(name + "-boot"), Log: logTo(t).With("daemon", name),
+		HostChannel: filepath.Join(dir, "no-channel"), Boot: boot, Log: logTo(t).With("daemon", name),
 	}}
 	d.run()
 	t.Cleanup(d.stop)
@@ -53,6 +57,7 @@ func start(t *testing.T, dir, name string) *daemon {
 
 func (d *daemon) run() {
 	ctx, cancel := context.WithCancel(context.Background())
+	d.o.fatal = make(chan error, 1)
 	d.cancel, d.done = cancel, make(chan error, 1)
 	done := d.done
 	go func() { done <- RunNode(ctx, d.o) }()

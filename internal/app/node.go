@@ -38,6 +38,8 @@ type NodeOptions struct {
 	// that run several nodes on one kernel.
 	Boot cluster.BootID
 	Log  *slog.Logger
+	// fatal is where the store says that it cannot go on. Tests put a crash in.
+	fatal chan error
 }
 
 // Timings of the wiring.
@@ -54,10 +56,18 @@ func RunNode(ctx context.Context, o NodeOptions) (err error) {
 	if err != nil {
 		return err
 	}
+	lock, err := data.Dir.Lock()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lock.Close()) }()
 	if err := os.MkdirAll(o.RunDir, 0o700); err != nil {
 		return fmt.Errorf("run directory: %w", err)
 	}
-	r := &nodeRun{NodeOptions: o, data: data, clock: clock.New(time.Now()), fatal: make(chan error, 1)}
+	if o.fatal == nil {
+		o.fatal = make(chan error, 1)
+	}
+	r := &nodeRun{NodeOptions: o, data: data, clock: clock.New(time.Now())}
 	defer func() { err = errors.Join(err, r.down.run()) }()
 	return r.run(ctx)
 }
@@ -67,7 +77,6 @@ type nodeRun struct {
 	NodeOptions
 	data  *pki.Data
 	clock clock.Clock
-	fatal chan error // the store cannot go on
 	down  teardown
 
 	store  *etcd.Server
@@ -145,21 +154,18 @@ func (r *nodeRun) live(ctx context.Context) error {
 // openStore starts this node's voter and waits for a quorum.
 func (r *nodeRun) openStore(ctx context.Context) error {
 	id := r.data.Identity
-	marker := filepath.Join(r.Data, "store-created")
+	marker := filepath.Join(r.Data, storeCreated)
 	_, marked := os.Stat(marker)
-	_, made := os.Stat(filepath.Join(r.data.Dir.Store(), "member"))
+	config := storeConfig(r.data, r.Log)
+	_, made := os.Stat(filepath.Join(config.DataDir, "member"))
 	if marked == nil && made != nil {
-		return fmt.Errorf("the store of this node, %s, is gone: a voter without its memory must not vote; remove the node from the cluster and join again", r.data.Dir.Store())
+		return fmt.Errorf("the store of this node, %s, is gone: a voter without its memory must not vote; remove the node from the cluster and join again", config.DataDir)
 	}
-	s, err := etcd.Start(ctx, etcd.Config{
-		Name: string(id.Node), DataDir: r.data.Dir.Store(), Address: id.Address, PeerPort: id.PeerPort,
-		InitialCluster: id.InitialCluster, New: made != nil && len(id.InitialCluster) == 1, Token: string(id.Cluster),
-		CertFile: r.data.Dir.NodeCert(), KeyFile: r.data.Dir.NodeKey(), CAFile: r.data.Dir.CACert(),
-		Logger: r.Log,
-		OnFatal: func(err error) {
-			r.fatal <- fmt.Errorf("the store of this node cannot go on: %w", err)
-		},
-	})
+	config.New = made != nil && len(id.InitialCluster) == 1
+	config.OnFatal = func(err error) {
+		r.fatal <- fmt.Errorf("the store of this node cannot go on: %w", err)
+	}
+	s, err := etcd.Start(ctx, config)
 	if err != nil {
 		return err
 	}
@@ -176,6 +182,20 @@ func (r *nodeRun) openStore(ctx context.Context) error {
 		return err
 	case <-ctx.Done():
 		return fmt.Errorf("ended before there was a quorum of the voters: %w", ctx.Err())
+	}
+}
+
+// storeCreated is the file that says that the node's store was made once.
+const storeCreated = "store-created"
+
+// storeConfig is what the voter of a data directory starts with. The token holds
+// the incarnation: voters of different ones refuse each other (rule P21).
+func storeConfig(data *pki.Data, log *slog.Logger) etcd.Config {
+	id := data.Identity
+	return etcd.Config{
+		Name: string(id.Node), DataDir: data.Dir.Store(id.Incarnation), Address: id.Address, PeerPort: id.PeerPort,
+		InitialCluster: id.InitialCluster, Token: fmt.Sprintf("%s/%d", id.Cluster, id.Incarnation),
+		CertFile: data.Dir.NodeCert(), KeyFile: data.Dir.NodeKey(), CAFile: data.Dir.CACert(), Logger: log,
 	}
 }
 

@@ -236,7 +236,12 @@ func TestJoinsThatAreRefused(t *testing.T) {
 		{"a token with another secret", func(d *door) JoinOptions { return d.options(wrong(d.token()), "n4", "127.0.0.9") }, CodeRefused, "does not know this token"},
 		{"a node that has taken part", func(d *door) JoinOptions { return d.options(d.token(), "n2", "127.0.0.9") }, CodeConflict, "node n2 has taken part in the cluster already"},
 		{"a node whose last boot is only a tombstone", func(d *door) JoinOptions {
+			d.put(cluster.KeyNode("n4"), cluster.Node{Name: "n4", Address: "192.0.2.4"})
 			d.put(cluster.KeyEnded("old"), cluster.Ended{Boot: "old", Node: "n4"})
+			return d.options(d.token(), "n4", "127.0.0.9")
+		}, CodeConflict, "node n4 has taken part in the cluster already"},
+		{"a node without a record whose boot is not ended", func(d *door) JoinOptions {
+			d.put(cluster.KeyBoot("old"), cluster.Boot{ID: "old", Node: "n4"})
 			return d.options(d.token(), "n4", "127.0.0.9")
 		}, CodeConflict, "node n4 has taken part in the cluster already"},
 		{"the address of another", func(d *door) JoinOptions {

@@ -68,7 +68,8 @@ func sameButMember(a, b cluster.Node) bool {
 // anybody while the node that joined before has not started.
 func mayJoin(s *cluster.State, req JoinRequest) error {
 	booted := booted(s)
-	if booted[req.Node] {
+	_, known := s.Nodes[req.Node]
+	if known && booted[req.Node] || len(notEnded(s, req.Node)) > 0 {
 		return refusal(CodeConflict, "node %s has taken part in the cluster already: start it with its own data directory, or join under another name", req.Node)
 	}
 	var names, waiting []string
@@ -94,14 +95,18 @@ func mayJoin(s *cluster.State, req JoinRequest) error {
 	return nil
 }
 
-// booted returns the nodes that have ever taken part.
+// booted returns the nodes that have taken part since they joined. Tombstones
+// from before that are of an earlier node of the same name.
 func booted(s *cluster.State) map[cluster.NodeName]bool {
 	out := map[cluster.NodeName]bool{}
+	note := func(node cluster.NodeName, rev cluster.Revision) {
+		out[node] = out[node] || rev >= s.Nodes[node].Rev
+	}
 	for _, boot := range s.Boots {
-		out[boot.Value.Node] = true
+		note(boot.Value.Node, boot.Rev)
 	}
 	for _, ended := range s.Ended {
-		out[ended.Value.Node] = true
+		note(ended.Value.Node, ended.Rev)
 	}
 	return out
 }

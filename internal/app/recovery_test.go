@@ -1,0 +1,165 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"ringfence/internal/backup"
+	"ringfence/internal/cluster"
+	"ringfence/internal/nodeapi"
+	"ringfence/internal/pki"
+)
+
+// found makes the first node of a cluster and starts it.
+func found(t *testing.T, dir string) (*daemon, int) {
+	t.Helper()
+	p := ports(t, "127.0.0.1", 3)
+	_, err := nodeapi.Found(nodeapi.FoundOptions{
+		Name: "test", Node: "n1", Address: "127.0.0.1", BeatPort: p[0], PeerPort: p[1], JoinPort: p[2],
+		Data: filepath.Join(dir, "n1"),
+	}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	n1 := start(t, dir, "n1")
+	n1.await("n1 is a member", members(1))
+	return n1, p[2]
+}
+
+// crash ends a daemon without a leave.
+func (d *daemon) crash() {
+	d.t.Helper()
+	d.o.fatal <- errors.New("crash")
+	<-d.done
+	d.done <- nil // for stop
+}
+
+func (d *daemon) recovery(b *backup.Backup) RecoverOptions {
+	return RecoverOptions{
+		Data: d.o.Data, RunDir: d.o.RunDir, Backup: b, By: "ann", Reason: "all burnt", Log: d.o.Log,
+		Progress: func(format string, args ...any) { d.t.Logf(format, args...) },
+	}
+}
+
+func (d *daemon) backup() *backup.Backup {
+	d.t.Helper()
+	api := d.api()
+	defer api.Close()
+	b, _, err := api.Backup(context.Background())
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return b
+}
+
+// web is a service that writes down each of its starts.
+func web(mark string) cluster.Config {
+	return cluster.Config{
+		Name: "test", Nodes: []cluster.NodeConfig{{Name: "n1"}, {Name: "n2"}, {Name: "n3"}},
+		Services: []cluster.ServiceConfig{{
+			Name: "web", Restarts: 3, RestartWindow: time.Minute, FailureExpiry: time.Minute,
+			Resources: []cluster.Resource{{
+				Name: "app", Agent: "exec", Params: map[string]string{"command": "echo $RINGFENCE_NODE $RINGFENCE_GENERATION >>" + mark + "; exec sleep 1000", "shell": "true"},
+				StartTimeout: 10 * time.Second, StopTimeout: 20 * time.Second, MonitorTimeout: 10 * time.Second, MonitorInterval: 10 * time.Second,
+			}},
+		}},
+	}
+}
+
+func refused(t *testing.T, err error, want string) {
+	t.Helper()
+	var e *nodeapi.Error
+	if !errors.As(err, &e) || e.Code != nodeapi.CodeRefused || !strings.Contains(e.Message, want) {
+		t.Errorf("got %v, want a refusal that says %q", err, want)
+	}
+}
+
+// TestRestoreMakesANewIncarnation: from the backup of a cluster of two nodes,
+// one node goes on; the service starts on the operator's word, in a generation
+// never seen; the other node joins again, and its former self is refused.
+func TestRestoreMakesANewIncarnation(t *testing.T) {
+	ctx := context.Background()
+	dir := t.TempDir()
+	n1, door := found(t, dir)
+	join(t, n1, door, dir, "n2", "127.0.0.2")
+	n2 := start(t, dir, "n2")
+	n1.await("n2 is a member", members(2))
+	mark := filepath.Join(dir, "mark")
+	api := n1.api()
+	defer api.Close()
+	if _, err := api.Apply(ctx, nodeapi.ConfigOrder{By: "test", Config: web(mark)}); err != nil {
+		t.Fatal(err)
+	}
+	n1.await("web runs", runsOn("web"))
+	saved := n1.backup()
+	_, err := Recover(ctx, n1.recovery(saved))
+	refused(t, err, "a node runs with the data directory")
+	n1.crash()
+	_, err = Recover(ctx, n1.recovery(saved))
+	refused(t, err, "the daemon of n2 (127.0.0.2) is there")
+	n2.crash()
+
+	wrong := *saved
+	wrong.Header.Cluster = "another"
+	_, err = Recover(ctx, n1.recovery(&wrong))
+	refused(t, err, "the backup is of cluster")
+	low := n1.recovery(saved)
+	low.Incarnation = 1
+	_, err = Recover(ctx, low)
+	refused(t, err, "incarnation 1 is not new")
+	if data, err := pki.Open(n1.o.Data, time.Now()); err != nil || data.Identity.Incarnation != 1 {
+		t.Errorf("after refusals: incarnation %v, %v", data, err)
+	}
+
+	done, err := Recover(ctx, n1.recovery(saved))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if done.Incarnation != 2 || done.Reboot || len(done.Rejoin) != 1 || done.Aside == "" {
+		t.Errorf("recovered as %+v", done)
+	}
+	n1.run()
+	n1.await("n1 is a member alone", members(1))
+	status := n1.await("web runs again", runsOn("web"))
+	if svc, _ := status.Service("web"); svc.Generation <= backup.GenerationStep {
+		t.Errorf("generation %d was perhaps given out before", svc.Generation)
+	}
+
+	again := filepath.Join(dir, "again")
+	join(t, n1, door, again, "n2", "127.0.0.2")
+	startBoot(t, again, "n2", "n2-next-boot")
+	n1.await("n2 is a member again", members(2))
+}
+
+func TestRecoverQuorum(t *testing.T) {
+	ctx := context.Background()
+	dir := t.TempDir()
+	n1, door := found(t, dir)
+	var others []*daemon
+	for i, name := range []string{"n2", "n3"} {
+		join(t, n1, door, dir, name, fmt.Sprintf("127.0.0.%d", i+2))
+		others = append(others, start(t, dir, name))
+		n1.await(name+" is a member", members(i+2))
+	}
+	n1.crash()
+	_, err := Recover(ctx, n1.recovery(nil))
+	refused(t, err, "the daemon of n2 (127.0.0.2), n3 (127.0.0.3) is there")
+	others[0].crash()
+	_, err = Recover(ctx, n1.recovery(nil))
+	refused(t, err, "the daemon of n3 (127.0.0.3) is there")
+	others[1].crash()
+	done, err := Recover(ctx, n1.recovery(nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if done.Incarnation != 2 || done.Reboot || len(done.Rejoin) != 2 {
+		t.Errorf("recovered as %+v", done)
+	}
+	n1.run()
+	n1.await("n1 is a member alone", members(1))
+}

@@ -25,6 +25,7 @@ import (
 	"ringfence/internal/pki"
 	"ringfence/internal/store"
 	"ringfence/internal/store/etcd"
+	"ringfence/internal/wire/beat"
 )
 
 // NodeOptions are the settings of `ringfence node run`.
@@ -264,7 +265,7 @@ func (r *nodeRun) load(ctx context.Context) (cluster.State, error) {
 func (r *nodeRun) openBeats(boot cluster.BootID) (*heartbeat.Transport, error) {
 	id := r.data.Identity
 	beats, err := heartbeat.New(heartbeat.Config{
-		Address: id.Address, Port: id.BeatPort, Cluster: id.Cluster, Key: r.data.BeatKey,
+		Address: id.Address, Port: id.BeatPort, Domain: beat.Domain{Cluster: id.Cluster, Incarnation: id.Incarnation}, Key: r.data.BeatKey,
 		Node: id.Node, Boot: boot, Logger: r.Log, Now: r.clock.Now,
 	})
 	if err != nil {

@@ -134,6 +134,7 @@ func runsOn(service string) func(nodeapi.Status) bool {
 // TestThreeDaemons makes a cluster the way people do: init, token, join; runs a
 // service, moves it by a clean leave, and cold-starts everything.
 func TestThreeDaemons(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	dir := t.TempDir()
 	p := ports(t, "127.0.0.1", 3)

@@ -80,17 +80,27 @@ type nodeRun struct {
 	clock clock.Clock
 	down  teardown
 
+	door   *nodeapi.Door
+	voter  *confirmation
 	store  *etcd.Server
 	events *nodeapi.EventLog
 	node   *node.Node
 }
 
 func (r *nodeRun) run(ctx context.Context) error {
-	if err := r.openStore(ctx); err != nil {
-		return err
-	}
 	boot, err := r.identify(ctx)
 	if err != nil {
+		return err
+	}
+	// Other voters are answered before this one starts: after a loss of all
+	// power each of them needs the others' word first.
+	if err := r.openDoor(); err != nil {
+		return err
+	}
+	if err := r.confirm(ctx); err != nil {
+		return err
+	}
+	if err := r.openStore(ctx); err != nil {
 		return err
 	}
 	if err := r.found(ctx); err != nil {
@@ -296,22 +306,43 @@ func (r *nodeRun) serve(agents *Agents) error {
 		return err
 	}
 	r.background("local API", func(ctx context.Context) error { return api.Serve(ctx, ln) })
-	return r.serveJoin()
+	r.serveJoin()
+	return nil
 }
 
-// serveJoin admits new nodes and sees to it that they get their votes.
-func (r *nodeRun) serveJoin() error {
-	admitter := nodeapi.NewAdmitter(nodeapi.AdmitConfig{
-		Identity: r.data.Identity, Mirror: r.node.Mirror, Store: r.store, Voters: r.store, CA: r.data.CA,
-		BeatKey: r.data.BeatKey, RaftLeader: r.store.Leader, Wall: time.Now, Now: r.clock.Now, Log: r.Log,
-	})
+// openDoor opens the join port, where other voters are answered at once.
+func (r *nodeRun) openDoor() error {
+	memory, err := nodeapi.OpenVoterMemory(r.data.Dir.VoterMemory(), r.data.Identity, r.Log)
+	if err != nil {
+		return err
+	}
 	ln, err := nodeapi.ListenJoin(r.data.Identity.Address, r.data.Identity.JoinPort)
 	if err != nil {
 		return err
 	}
-	r.background("join listener", func(ctx context.Context) error { return admitter.Serve(ctx, ln, r.data.Credentials) })
-	r.background("admission", func(ctx context.Context) error { admitter.Run(ctx); return nil })
+	r.door = nodeapi.NewDoor(r.data.Credentials, memory, r.Log)
+	r.background("join listener", func(ctx context.Context) error { return r.door.Serve(ctx, ln) })
 	return nil
+}
+
+// serveJoin admits new nodes, sees to it that they get their votes, and keeps
+// this voter's memory outside of its disk up to date.
+func (r *nodeRun) serveJoin() {
+	admitter := nodeapi.NewAdmitter(nodeapi.AdmitConfig{
+		Identity: r.data.Identity, Mirror: r.node.Mirror, Store: r.store, Voters: r.store, CA: r.data.CA,
+		BeatKey: r.data.BeatKey, RaftLeader: r.store.Leader, Wall: time.Now, Now: r.clock.Now, Log: r.Log,
+	})
+	r.door.LetIn(admitter)
+	r.background("admission", func(ctx context.Context) error { admitter.Run(ctx); return nil })
+	r.background("voter's count", func(ctx context.Context) error {
+		if err := r.voter.goOn(ctx); err != nil {
+			select {
+			case r.fatal <- err:
+			default: // it ends already
+			}
+		}
+		return nil
+	})
 }
 
 func (r *nodeRun) newToken() (pki.Token, error) {

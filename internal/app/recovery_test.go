@@ -39,6 +39,22 @@ func (d *daemon) crash() {
 	d.done <- nil // for stop
 }
 
+// wantEnd waits for the end of a daemon that must not run.
+func (d *daemon) wantEnd(text string) {
+	d.t.Helper()
+	select {
+	case err := <-d.done:
+		if err == nil || !strings.Contains(err.Error(), text) {
+			d.t.Errorf("daemon ended with %v, want an error that says %q", err, text)
+		}
+	case <-time.After(time.Minute):
+		d.t.Errorf("daemon runs, though: %s", text)
+		d.crash()
+		return
+	}
+	d.done <- nil // for stop
+}
+
 func (d *daemon) recovery(b *backup.Backup) RecoverOptions {
 	return RecoverOptions{
 		Data: d.o.Data, RunDir: d.o.RunDir, Backup: b, By: "ann", Reason: "all burnt", Log: d.o.Log,
@@ -83,6 +99,7 @@ func refused(t *testing.T, err error, want string) {
 // one node goes on; the service starts on the operator's word, in a generation
 // never seen; the other node joins again, and its former self is refused.
 func TestRestoreMakesANewIncarnation(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	dir := t.TempDir()
 	n1, door := found(t, dir)
@@ -130,22 +147,31 @@ func TestRestoreMakesANewIncarnation(t *testing.T) {
 		t.Errorf("generation %d was perhaps given out before", svc.Generation)
 	}
 
+	n2.run()
+	n2.wantEnd("recovered as incarnation 2")
 	again := filepath.Join(dir, "again")
 	join(t, n1, door, again, "n2", "127.0.0.2")
 	startBoot(t, again, "n2", "n2-next-boot")
 	n1.await("n2 is a member again", members(2))
 }
 
+// withTwoMore lets n2 and n3 join.
+func withTwoMore(t *testing.T, n1 *daemon, door int, dir string) (more []*daemon) {
+	t.Helper()
+	for i, name := range []string{"n2", "n3"} {
+		join(t, n1, door, dir, name, fmt.Sprintf("127.0.0.%d", i+2))
+		more = append(more, start(t, dir, name))
+		n1.await(name+" is a member", members(i+2))
+	}
+	return more
+}
+
 func TestRecoverQuorum(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	dir := t.TempDir()
 	n1, door := found(t, dir)
-	var others []*daemon
-	for i, name := range []string{"n2", "n3"} {
-		join(t, n1, door, dir, name, fmt.Sprintf("127.0.0.%d", i+2))
-		others = append(others, start(t, dir, name))
-		n1.await(name+" is a member", members(i+2))
-	}
+	others := withTwoMore(t, n1, door, dir)
 	n1.crash()
 	_, err := Recover(ctx, n1.recovery(nil))
 	refused(t, err, "the daemon of n2 (127.0.0.2), n3 (127.0.0.3) is there")

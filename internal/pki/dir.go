@@ -24,6 +24,9 @@ import (
 //	node.crt       this node's certificate
 //	node.key       its key, 0600
 //	beat.key       the members' shared key of heartbeats, hex, 0600
+//	voter-count    how often this voter has started, and that it runs
+//	voter-peers    where the other voters are asked about that, JSON
+//	voter-memory   what this voter remembers of theirs, JSON
 //	node.lock      locked by the one process that uses the directory
 //	store/         the store's own; store-N in the incarnation N > 1
 type Dir string
@@ -74,6 +77,15 @@ func (d Dir) Lock() (io.Closer, error) {
 	}
 	return f, nil
 }
+
+// VoterCount returns the path of the count of this voter's starts.
+func (d Dir) VoterCount() string { return d.path("voter-count") }
+
+// VoterPeers returns the path of the list of the other voters.
+func (d Dir) VoterPeers() string { return d.path("voter-peers") }
+
+// VoterMemory returns the path of what this voter remembers of others.
+func (d Dir) VoterMemory() string { return d.path("voter-memory") }
 
 // Decisions is the directory of the planner's saved inputs.
 func (d Dir) Decisions() string { return d.path("decisions") }

@@ -256,6 +256,9 @@ func withStore(ctx context.Context, config etcd.Config, f func(*etcd.Server) err
 // machine, so that the boots of this node have verifiably ended. It reports
 // false where nobody can say what that may be.
 func (r *recovery) stopLeftovers(ctx context.Context) (verified bool, err error) {
+	if err := os.MkdirAll(r.RunDir, 0o700); err != nil {
+		return false, fmt.Errorf("run directory: %w", err)
+	}
 	agents, err := OpenAgents(r.RunDir, r.Log)
 	if err != nil {
 		return false, err

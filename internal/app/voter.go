@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"slices"
 	"strconv"
@@ -121,8 +122,12 @@ func (c *confirmation) insist(ctx context.Context) error {
 		if heard.refused != nil {
 			return fmt.Errorf("this voter must not start: %w", heard.refused)
 		}
-		if why, ok := heard.enough(round); ok {
-			c.Log.Info("voter is confirmed", "component", "voter", "count", c.claim.Count, "by", why)
+		if why, sure, ok := heard.enough(round); ok {
+			level := slog.LevelInfo
+			if !sure {
+				level = slog.LevelWarn
+			}
+			c.Log.Log(ctx, level, "voter may start", "component", "voter", "count", c.claim.Count, "confirmed_by", why)
 			return nil
 		}
 		if round == askRounds {
@@ -141,6 +146,7 @@ func (c *confirmation) insist(ctx context.Context) error {
 type heard struct {
 	refused  error
 	byHost   bool // the host remembers, and confirms
+	deaf     bool // there is a host, and it does not answer
 	answered int  // other voters that did not refuse
 	voters   int  // of the cluster, this one included
 	failed   []error
@@ -150,19 +156,19 @@ type heard struct {
 // all disks of guests and enough by itself. Else all other voters must have
 // answered; after some rounds so many as make a quorum, which is a residue: the
 // one that is missing may be the only one that remembers. Fewer could not start
-// the cluster anyway.
-func (h heard) enough(round int) (why string, ok bool) {
+// the cluster anyway. sure is false for a residue.
+func (h heard) enough(round int) (why string, sure, ok bool) {
 	switch others := h.voters - 1; {
 	case h.byHost:
-		return "the host", true
+		return "the host", true, true
 	case others == 0:
-		return "nobody: there is neither a host nor another voter to ask", true
+		return "nobody: neither a host nor another voter remembers it", false, !h.deaf
 	case h.answered == others:
-		return "all other voters", true
+		return "all other voters", true, true
 	case round >= askRounds && 2*(h.answered+1) > h.voters:
-		return fmt.Sprintf("%d of %d other voters; the rest does not answer, and may remember more", h.answered, others), true
+		return fmt.Sprintf("%d of %d other voters; the rest does not answer, and may remember more", h.answered, others), false, true
 	}
-	return "", false
+	return "", false, false
 }
 
 // ask puts the claim to the host and to all other voters at once: any of them
@@ -184,7 +190,7 @@ func (c *confirmation) ask(ctx context.Context) heard {
 		wg.Go(func() { peers[i].answer, peers[i].err = nodeapi.AskVoter(ctx, c.data.Credentials, peer, c.claim) })
 	}
 	wg.Wait()
-	h := heard{voters: 1 + len(peers), byHost: c.host != nil && host.err == nil && host.answer.Known}
+	h := heard{voters: 1 + len(peers), byHost: host.answer.Known, deaf: host.err != nil}
 	for _, r := range append(peers, host) {
 		if refuses(r.err) {
 			h.refused = r.err

@@ -188,19 +188,22 @@ func TestWhoConfirmsAStart(t *testing.T) {
 		heard heard
 		round int
 		want  bool
+		sure  bool
 	}{
-		{"the host's word is enough", heard{byHost: true, voters: 3}, 1, true},
-		{"nobody is there to ask", heard{voters: 1}, 1, true},
-		{"all others", heard{voters: 3, answered: 2}, 1, true},
-		{"one of two others waits for the last one", heard{voters: 3, answered: 1}, 1, false},
-		{"one of two others is enough for quorum, in the end", heard{voters: 3, answered: 1}, askRounds, true},
-		{"none of two others is never enough", heard{voters: 3}, 100, false},
-		{"the other one of two is needed", heard{voters: 2}, 100, false},
-		{"one of four others is never enough", heard{voters: 5, answered: 1}, 100, false},
-		{"two of four others, in the end", heard{voters: 5, answered: 2}, askRounds, true},
+		{"the host's word is enough", heard{byHost: true, voters: 3}, 1, true, true},
+		{"nobody is there to ask", heard{voters: 1}, 1, true, false},
+		{"the host, which is all there is to ask, does not answer", heard{deaf: true, voters: 1}, 100, false, false},
+		{"all others, though the host does not answer", heard{deaf: true, voters: 3, answered: 2}, 1, true, true},
+		{"all others", heard{voters: 3, answered: 2}, 1, true, true},
+		{"one of two others waits for the last one", heard{voters: 3, answered: 1}, 1, false, false},
+		{"one of two others is enough for quorum, in the end", heard{voters: 3, answered: 1}, askRounds, true, false},
+		{"none of two others is never enough", heard{voters: 3}, 100, false, false},
+		{"the other one of two is needed", heard{voters: 2}, 100, false, false},
+		{"one of four others is never enough", heard{voters: 5, answered: 1}, 100, false, false},
+		{"two of four others, in the end", heard{voters: 5, answered: 2}, askRounds, true, false},
 	} {
-		if why, ok := c.heard.enough(c.round); ok != c.want {
-			t.Errorf("%s: %v (%s)", c.rule, ok, why)
+		if why, sure, ok := c.heard.enough(c.round); ok != c.want || sure != c.sure {
+			t.Errorf("%s: %v, sure %v (%s)", c.rule, ok, sure, why)
 		}
 	}
 }

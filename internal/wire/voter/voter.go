@@ -89,7 +89,8 @@ type Memory struct {
 func (m Memory) Judge(c Claim, incarnation cluster.Incarnation) (Memory, Answer, error) {
 	if newest := max(m.Incarnation, incarnation); c.Incarnation < newest {
 		return m, Answer{}, fmt.Errorf("the cluster was recovered as incarnation %d, and the data of node %s is of incarnation %d, from before that: "+
-			"move its data directory away and let it join again with a new token", newest, c.Node, c.Incarnation)
+			"move its data directory away and let it join again with a new token, or, if this very node was to found a new incarnation, "+
+			"restore again with --incarnation %d", newest, c.Node, c.Incarnation, newest+1)
 	}
 	if slices.Contains(m.Former, c.Identity) {
 		return m, Answer{}, fmt.Errorf("node %s has joined again since with other data: this data directory is void", c.Node)

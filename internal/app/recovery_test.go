@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -147,6 +148,10 @@ func TestRestoreMakesANewIncarnation(t *testing.T) {
 		t.Errorf("generation %d was perhaps given out before", svc.Generation)
 	}
 
+	marks, err := os.ReadFile(mark)
+	if err != nil || strings.TrimSpace(string(marks)) != "n1 1\nn1 1000002" {
+		t.Errorf("runs of the service: %q, %v; want one in each incarnation", marks, err)
+	}
 	n2.run()
 	n2.wantEnd("recovered as incarnation 2")
 	again := filepath.Join(dir, "again")
@@ -188,4 +193,35 @@ func TestRecoverQuorum(t *testing.T) {
 	}
 	n1.run()
 	n1.await("n1 is a member alone", members(1))
+}
+
+// Without the own store nobody knows what this boot may have left running: it
+// is dead by the operator's word, and the next one goes on. What a try that was
+// cut short left behind is in nobody's way.
+func TestRestoreWithoutTheOwnStore(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	n1, _ := found(t, dir)
+	saved := n1.backup()
+	n1.crash()
+	if err := os.RemoveAll(filepath.Join(n1.o.Data, "store")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Recover(context.Background(), n1.recovery(nil)); err == nil || !strings.Contains(err.Error(), "ringfence restore") {
+		t.Errorf("recover-quorum without a store: %v", err)
+	}
+	for _, left := range []string{"store-2", "store-copy"} {
+		if err := os.MkdirAll(filepath.Join(n1.o.Data, left, "member", "wal"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	done, err := Recover(context.Background(), n1.recovery(saved))
+	if err != nil || !done.Reboot || done.Aside != "" || done.Incarnation != 2 {
+		t.Fatalf("recovered as %+v, %v", done, err)
+	}
+	n1.run()
+	n1.wantEnd("fence")
+	n1.o.Boot = "n1-next-boot"
+	n1.run()
+	n1.await("n1 is a member in its next boot", members(1))
 }

@@ -304,9 +304,16 @@ func TestTheFileIsWrittenWholeAndPrivate(t *testing.T) {
 }
 
 func FuzzDecode(f *testing.F) {
-	_, data := some(f)
+	small, err := New(kvs(writes()[:3]), 7, "n1", time.Unix(1, 0))
+	if err != nil {
+		f.Fatal(err)
+	}
+	data, err := small.Encode()
+	if err != nil {
+		f.Fatal(err)
+	}
 	f.Add(data)
-	f.Add(data[:len(data)/2])
+	f.Add(data[:len(data)-trailerBytes]) // Decode sees it behind a checksum
 	f.Add([]byte("ringfence-backup 2\n"))
 	f.Add([]byte("ringfence-backup 1\n{}\nsha256 \n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -326,8 +333,8 @@ func FuzzDecode(f *testing.F) {
 		if err != nil {
 			t.Fatalf("what was read cannot be read again: %v", err)
 		}
-		if diff := cmp.Diff(b.Records, same.Records); diff != "" {
-			t.Fatal(diff)
+		if twice, err := same.Encode(); err != nil || !bytes.Equal(again, twice) {
+			t.Fatalf("written again it differs: %v\n%s\n%s", err, again, twice)
 		}
 		_, _ = b.Carry(Next{Incarnation: b.Header.Incarnation + 1, Self: cluster.Node{Name: "n1"}})
 	})

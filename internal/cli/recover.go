@@ -92,7 +92,8 @@ Step by step:
      that, nothing has changed: correct what it says and run it again.
   4  Start the daemon: ` + "`ringfence node run`" + `. Services start here, by your word.
   5  Look at ` + "`ringfence status`" + `, ` + "`ringfence host list`" + ` and ` + "`ringfence config show`" + `:
-     what was changed behind the records that it was made from has to be done again.
+     what was changed behind the records that it was made from has to be done again
+     (after recover-quorum at most the very last changes).
   6  Let every other node join anew, one at a time: start its machine (a boot from
      before is refused for ever), move its data directory away, then
      ` + "`ringfence token create`" + ` here, and ` + "`ringfence join`" + ` and ` + "`ringfence node run`" + ` there.

@@ -22,6 +22,9 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == ReaperVerb {
 		os.Exit(proctree.RunReaper(os.Args[2:]))
 	}
+	if len(os.Args) > 1 && os.Args[1] == daemonVerb {
+		os.Exit(runDaemon(os.Args[2], os.Args[3]))
+	}
 	os.Exit(m.Run())
 }
 
@@ -42,14 +45,13 @@ func logTo(t *testing.T) *slog.Logger {
 }
 
 func start(t *testing.T, dir, name string) *daemon {
-	return startBoot(t, dir, name, cluster.BootID(name+"-boot"))
+	return startAs(t, dir, name, func(*NodeOptions) {})
 }
 
-func startBoot(t *testing.T, dir, name string, boot cluster.BootID) *daemon {
-	d := &daemon{t: t, o: NodeOptions{
-		Data: filepath.Join(dir, name), RunDir: filepath.Join(dir, name+"-run"),
-		HostChannel: filepath.Join(dir, "no-channel"), Boot: boot, Log: logTo(t).With("daemon", name),
-	}}
+func startAs(t *testing.T, dir, name string, change func(*NodeOptions)) *daemon {
+	d := &daemon{t: t, o: optionsOf(dir, name)}
+	d.o.Log = logTo(t).With("daemon", name)
+	change(&d.o)
 	d.run()
 	t.Cleanup(d.stop)
 	return d
@@ -70,6 +72,15 @@ func (d *daemon) stop() {
 	case <-time.After(time.Minute):
 		d.t.Error("daemon does not end")
 	}
+}
+
+// address is where the daemon listens.
+func (d *daemon) address() string {
+	data, err := pki.Open(d.o.Data, time.Now())
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return data.Identity.Address
 }
 
 func (d *daemon) api() *nodeapi.Client { return nodeapi.Dial(filepath.Join(d.o.RunDir, "node.sock")) }
@@ -183,6 +194,11 @@ func TestThreeDaemons(t *testing.T) {
 
 func join(t *testing.T, member *daemon, port int, dir, name, address string) {
 	t.Helper()
+	joinAs(t, member, port, dir, name, address, false)
+}
+
+func joinAs(t *testing.T, member *daemon, port int, dir, name, address string, witness bool) nodeapi.Joined {
+	t.Helper()
 	ctx := context.Background()
 	api := member.api()
 	defer api.Close()
@@ -195,11 +211,12 @@ func join(t *testing.T, member *daemon, port int, dir, name, address string) {
 		t.Fatal(err)
 	}
 	p := ports(t, address, 3)
-	_, err = nodeapi.Join(ctx, nodeapi.JoinOptions{
-		Token: token, Member: net.JoinHostPort("127.0.0.1", fmt.Sprint(port)), Node: cluster.NodeName(name), Address: address,
-		BeatPort: p[0], PeerPort: p[1], JoinPort: p[2], Data: filepath.Join(dir, name),
+	joined, err := nodeapi.Join(ctx, nodeapi.JoinOptions{
+		Token: token, Member: net.JoinHostPort(member.address(), fmt.Sprint(port)), Node: cluster.NodeName(name), Address: address,
+		BeatPort: p[0], PeerPort: p[1], JoinPort: p[2], Witness: witness, Data: filepath.Join(dir, name),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
+	return joined
 }

@@ -47,6 +47,7 @@ type Recovered struct {
 	// its present boot cannot take part.
 	Reboot   bool
 	Disarmed bool
+	Witness  bool // so `ringfence witness run` starts it
 }
 
 // Recover makes a new incarnation of the cluster with this node as its only
@@ -112,7 +113,7 @@ func (r *recovery) run(ctx context.Context) (done Recovered, err error) {
 	}
 	done = Recovered{
 		Name: id.Name, Node: id.Node, Incarnation: next, Revision: r.from.Header.Revision,
-		Reboot: !verified, Disarmed: s.Disarm.Rev != 0, Aside: r.putAside(former, next),
+		Witness: id.Witness, Reboot: !verified, Disarmed: s.Disarm.Rev != 0, Aside: r.putAside(former, next),
 	}
 	for _, node := range others {
 		done.Rejoin = append(done.Rejoin, node.Name)
@@ -309,7 +310,7 @@ func (r *recovery) build(ctx context.Context, next cluster.Incarnation, verified
 			Incarnation: next, By: r.By, Reason: r.Reason, Verified: verified,
 			Self: cluster.Node{
 				Name: id.Node, Address: id.Address, BeatPort: id.BeatPort, PeerPort: id.PeerPort,
-				JoinPort: id.JoinPort, Member: members[0].ID,
+				JoinPort: id.JoinPort, Member: members[0].ID, Witness: id.Witness,
 			},
 		})
 		if err != nil {

@@ -16,8 +16,8 @@ import (
 	"ringfence/internal/pki"
 )
 
-// found makes the first node of a cluster and starts it.
-func found(t *testing.T, dir string) (*daemon, int) {
+// foundOne makes the first node of a cluster and starts it.
+func foundOne(t *testing.T, dir string) (*daemon, int) {
 	t.Helper()
 	p := ports(t, "127.0.0.1", 3)
 	_, err := nodeapi.Found(nodeapi.FoundOptions{
@@ -103,7 +103,7 @@ func TestRestoreMakesANewIncarnation(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	dir := t.TempDir()
-	n1, door := found(t, dir)
+	n1, door := foundOne(t, dir)
 	join(t, n1, door, dir, "n2", "127.0.0.2")
 	n2 := start(t, dir, "n2")
 	n1.await("n2 is a member", members(2))
@@ -156,7 +156,7 @@ func TestRestoreMakesANewIncarnation(t *testing.T) {
 	n2.wantEnd("recovered as incarnation 2")
 	again := filepath.Join(dir, "again")
 	join(t, n1, door, again, "n2", "127.0.0.2")
-	startBoot(t, again, "n2", "n2-next-boot")
+	startAs(t, again, "n2", func(o *NodeOptions) { o.Boot = "n2-next-boot" })
 	n1.await("n2 is a member again", members(2))
 }
 
@@ -175,7 +175,7 @@ func TestRecoverQuorum(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	dir := t.TempDir()
-	n1, door := found(t, dir)
+	n1, door := foundOne(t, dir)
 	others := withTwoMore(t, n1, door, dir)
 	n1.crash()
 	_, err := Recover(ctx, n1.recovery(nil))
@@ -201,7 +201,7 @@ func TestRecoverQuorum(t *testing.T) {
 func TestRestoreWithoutTheOwnStore(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	n1, _ := found(t, dir)
+	n1, _ := foundOne(t, dir)
 	saved := n1.backup()
 	n1.crash()
 	if err := os.RemoveAll(filepath.Join(n1.o.Data, "store")); err != nil {

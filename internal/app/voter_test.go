@@ -48,7 +48,7 @@ func save(from, to string) error {
 func TestVotersConfirmEachOther(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	n1, door := found(t, dir)
+	n1, door := foundOne(t, dir)
 	more := withTwoMore(t, n1, door, dir)
 	n3 := more[1]
 	all := []*daemon{n1, more[0], n3}
@@ -138,7 +138,7 @@ func (h *hostOf) open(t *testing.T) string {
 func TestTheHostConfirmsAVoter(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	n1, _ := found(t, dir)
+	n1, _ := foundOne(t, dir)
 	n1.crash()
 	h := &hostOf{}
 	n1.o.HostChannel = h.open(t)
@@ -175,7 +175,7 @@ func (d *daemon) awaitHost(h *hostOf) {
 func TestOneProcessUsesADataDirectory(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	n1, _ := found(t, dir)
+	n1, _ := foundOne(t, dir)
 	err := RunNode(context.Background(), n1.o)
 	if err == nil || !strings.Contains(err.Error(), "a node runs with the data directory") {
 		t.Errorf("a second daemon: %v", err)

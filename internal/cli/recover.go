@@ -35,6 +35,7 @@ type Recovered struct {
 	Aside       string // where the former store is kept; "": there was none
 	Reboot      bool   // the present boot of this machine cannot take part
 	Disarmed    bool
+	Witness     bool // `ringfence witness run` starts it
 }
 
 // wordLimitBytes bounds the words of a person that are stored.
@@ -175,7 +176,11 @@ func (a *app) recover(c *cobra.Command, f *recoverFlags) (err error) {
 	if done.Reboot {
 		out += "  restart this machine       what runs here could not be verified stopped: its present boot cannot take part\n"
 	}
-	out += fmt.Sprintf("  ringfence node run --data %s\n", o.Data)
+	role := "node"
+	if done.Witness {
+		role = "witness"
+	}
+	out += fmt.Sprintf("  ringfence %s run --data %s\n", role, o.Data)
 	if done.Disarmed {
 		out += "  ringfence cluster arm      the records say that the cluster is disarmed: nothing is recovered until then\n"
 	}

@@ -33,6 +33,10 @@ type Node struct {
 	JoinPort int    `json:"join_port"`
 	// Member is the store's id of the node's voter.
 	Member uint64 `json:"member"`
+	// Witness: it votes, observes and may lead, and never owns a service.
+	Witness bool `json:"witness,omitempty"`
+	// Removing: no boot of its may register any more, and its voter goes.
+	Removing bool `json:"removing,omitempty"`
 }
 
 // Host is an enrolled hypervisor host; written by `ringfence host add`.

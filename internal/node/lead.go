@@ -244,9 +244,9 @@ func (n *Node) carryOut(ctx context.Context, orders []plan.Order) (again bool) {
 // steerPause is how often the raft leader looks whether another should lead.
 const steerPause = 2 * time.Second
 
-// steerLoop hands raft's leadership to a member that owns no service, since an
-// election costs 0.5 to 0.9 s (DESIGN section 6): the death of an owner then
-// finds a store that can commit its certificate at once.
+// steerLoop hands raft's leadership to a witness, or else to a member that owns
+// no service, since an election costs 0.5 to 0.9 s (DESIGN section 6): the death
+// of an owner then finds a store that can commit its certificate at once.
 func (n *Node) steerLoop(ctx context.Context) error {
 	for ctx.Err() == nil {
 		n.sleep(ctx, steerPause)
@@ -269,26 +269,36 @@ func (n *Node) steerLoop(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// steerTarget picks a healthy member without services; "" when this node has
-// none itself or nobody is better.
+// steerTarget picks the healthy member that should lead raft in place of this
+// node: a witness, else one without services; "" when nobody is better. A
+// witness keeps the lead, and so does an idle node where there is no witness.
 func (n *Node) steerTarget(s *cluster.State) cluster.NodeName {
-	load := map[cluster.BootID]int{}
+	owns := map[cluster.BootID]bool{}
 	for _, owner := range s.Owners {
-		load[owner.Value.Boot]++
+		owns[owner.Value.Boot] = true
 	}
-	if load[n.Self.ID] == 0 {
+	if s.Nodes[n.Self.Node].Value.Witness {
 		return ""
 	}
 	silent := n.Silent()
-	var idle []cluster.NodeName
+	var witnesses, idle []cluster.NodeName
 	for id, boot := range s.Boots {
 		_, ended := s.Ended[id]
-		if !ended && boot.Value.Phase == cluster.PhaseMember && silent[id] == "" && load[id] == 0 && id != n.Self.ID {
+		_, doomed := s.Fences[id]
+		if ended || doomed || boot.Value.Phase != cluster.PhaseMember || silent[id] != "" || owns[id] || id == n.Self.ID {
+			continue
+		}
+		if s.Nodes[boot.Value.Node].Value.Witness {
+			witnesses = append(witnesses, boot.Value.Node)
+		} else {
 			idle = append(idle, boot.Value.Node)
 		}
 	}
-	if len(idle) == 0 {
-		return ""
+	switch {
+	case len(witnesses) > 0:
+		return slices.Min(witnesses)
+	case owns[n.Self.ID] && len(idle) > 0:
+		return slices.Min(idle)
 	}
-	return slices.Min(idle)
+	return ""
 }

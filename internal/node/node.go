@@ -84,6 +84,8 @@ var (
 	// ErrDoomed: this boot is to be fenced or has a tombstone; it has stopped
 	// what it could and must not go on (rules P7, P19).
 	ErrDoomed = errors.New("this boot is fenced or was declared ended; restart the node's operating system")
+	// ErrRemoved: an operator took the node out of the cluster.
+	ErrRemoved = errors.New("this node was removed from the cluster: join again with a new token, into a new data directory")
 	// ErrLeft: the node left cleanly, as it was asked to.
 	ErrLeft = errors.New("left the cluster")
 )

@@ -76,14 +76,14 @@ func TestQuorumRisks(t *testing.T) {
 		{
 			"two of three on one host do not",
 			[]NodeStatus{node("a", "member", "h1", true), node("b", "member", "h1", true), node("c", "member", "h3", true)},
-			[]string{"quorum would not survive the loss of host h1 (voters there: a, b): 1 of 3 voters would be left, 2 are needed"},
+			[]string{"quorum would not survive the loss of host h1 (voters there: a, b): 1 of 3 voters would be left, 2 are needed; run the voters on more hosts"},
 		},
 		{
 			"with one voter away, each of the others is one too many",
 			[]NodeStatus{node("a", "member", "h1", true), node("b", "lost", "h2", true), node("c", "member", "", true)},
 			[]string{
-				"quorum would not survive the loss of host h1 (voters there: a): 1 of 3 voters would be left, 2 are needed",
-				"quorum would not survive the loss of node c (voters there: c): 1 of 3 voters would be left, 2 are needed",
+				"quorum would not survive the loss of host h1 (voters there: a): 1 of 3 voters would be left, 2 are needed; bring the absent voters back, or replace them (`ringfence node remove --help`)",
+				"quorum would not survive the loss of node c (voters there: c): 1 of 3 voters would be left, 2 are needed; bring the absent voters back, or replace them (`ringfence node remove --help`)",
 			},
 		},
 		{
@@ -94,7 +94,7 @@ func TestQuorumRisks(t *testing.T) {
 		{
 			"two voters are always at risk",
 			[]NodeStatus{node("a", "member", "h1", true), node("b", "member", "h2", true)},
-			[]string{"the store has 2 voters, so the loss of one costs quorum: join nodes until there are three"},
+			[]string{"the store has 2 voters, so the loss of one costs quorum: join nodes, or a witness (`ringfence witness join`), until there are three"},
 		},
 		{
 			"what is lost already is not warned of",

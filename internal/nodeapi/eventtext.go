@@ -92,6 +92,10 @@ func nodeEvents(p pair[cluster.Node]) []Event {
 		return one("node", n.Name, n.Name, "%s is admitted, at %s", n.Name, n.Address)
 	case p.was.Value.Member == 0 && n.Member != 0:
 		return one("node", n.Name, n.Name, "%s is announced to the voters", n.Name)
+	case !p.was.Value.Removing && n.Removing:
+		return one("node", n.Name, n.Name, "%s is being removed from the cluster", n.Name)
+	case p.was.Value.Removing:
+		return one("node", n.Name, n.Name, "%s is not removed after all", n.Name)
 	case p.was.Value != n:
 		return one("node", n.Name, n.Name, "%s is admitted anew, at %s", n.Name, n.Address)
 	}

@@ -35,6 +35,7 @@ type bench struct {
 	api    *Client
 	id     pki.Identity
 	data   *pki.Data
+	voters *fakeVoters
 	log    *bytes.Buffer
 
 	mu     sync.Mutex // guards what follows
@@ -45,7 +46,7 @@ type bench struct {
 }
 
 func newBench(t *testing.T) *bench {
-	b := &bench{t: t, mem: mem.New().Client("n1"), events: NewEventLog(time.Now), quorum: true, log: &bytes.Buffer{}}
+	b := &bench{t: t, mem: mem.New().Client("n1"), events: NewEventLog(time.Now), quorum: true, voters: newFakeVoters(), log: &bytes.Buffer{}}
 	log := slog.New(slog.NewTextHandler(b.log, nil))
 	dir := filepath.Join(t.TempDir(), "n1")
 	var err error
@@ -73,6 +74,7 @@ func newBench(t *testing.T) *bench {
 			return nil
 		}),
 		NewToken: func() (pki.Token, error) { return pki.NewToken(rand.Reader, pki.FingerprintOf(b.data.CA.Certificate)) },
+		Voters:   b.voters,
 		CACert:   b.data.CA.CertPEM, Warnings: func() []string { return []string{"certificate ends soon"} },
 		Now: b.now, Events: b.events, Log: log,
 	}

@@ -140,6 +140,9 @@ func (p *planner) bootState(b *standing) cluster.NodeState {
 	return cluster.NodeJoining
 }
 
+// witness reports whether a node votes without services.
+func (p *planner) witness(node cluster.NodeName) bool { return p.s.Nodes[node].Value.Witness }
+
 // bootOf returns the newest boot of a node that is not known to have a
 // successor, or nil.
 func (p *planner) bootOf(node cluster.NodeName) *standing {
@@ -183,6 +186,9 @@ func (p *planner) statusOf(name cluster.NodeName) NodeStatus {
 			status.Why = append(status.Why, fmt.Sprintf("its earlier boot %s is not proved ended", old.id()))
 		}
 	}
+	if p.s.Nodes[name].Value.Removing {
+		status.Why = append(status.Why, fmt.Sprintf("is being removed: `ringfence node remove %s` again completes it", name))
+	}
 	if _, standby := p.s.Standby[name]; standby {
 		status.Why = append(status.Why, "is on standby")
 	}
@@ -201,6 +207,9 @@ func (p *planner) whyBoot(b *standing) []string {
 	}
 	if len(b.appealed) > 0 {
 		why = append(why, "answers through the store, so it is not silent: check the heartbeat network")
+	}
+	if b.silent() && p.witness(b.node()) {
+		why = append(why, fmt.Sprintf("is a silent witness: it owns nothing, so nobody is fenced for it; if it is gone for good: `ringfence node confirm-dead %s`, then `ringfence node remove %s`", b.node(), b.node()))
 	}
 	if b.doomed {
 		why = append(why, p.whyFence(b))

@@ -90,12 +90,12 @@ func sameMachine(newer, former cluster.Boot) bool {
 }
 
 // fenceLost decides to fence what the observers agree is lost, unless the brake
-// holds.
+// holds. A silent witness is left alone: it owns nothing that could be recovered.
 func (p *planner) fenceLost() {
 	p.brake()
 	for i := range p.boots {
 		b := &p.boots[i]
-		if b.ended || b.doomed || !b.silent() || p.braked != "" {
+		if b.ended || b.doomed || !b.silent() || p.braked != "" || p.witness(b.node()) {
 			continue
 		}
 		p.decideFence(b, cluster.FenceSilent, fmt.Sprintf("lost by %s, %d of %d observers", joinNames(b.lostBy), len(b.lostBy), b.observers))
@@ -105,11 +105,14 @@ func (p *planner) fenceLost() {
 // brake looks whether half or more of the members are silent at once. That is a
 // broken network far more often than so many deaths, so that nobody is fenced
 // for silence then (rule P18): evidence still counts, and a person may give it.
+// A witness that is heard speaks for the network as any member does. One that is
+// not heard counts on neither side: it is not fenced for that, so that its silence
+// may last, and must not keep a guest from being fenced.
 func (p *planner) brake() {
 	members, silent := 0, 0
 	for i := range p.boots {
 		b := &p.boots[i]
-		if b.ended || !b.latest || b.Value.Phase == cluster.PhaseJoining {
+		if b.ended || !b.latest || b.Value.Phase == cluster.PhaseJoining || b.silent() && p.witness(b.node()) {
 			continue
 		}
 		members++

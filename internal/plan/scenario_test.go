@@ -85,6 +85,7 @@ func play(t *testing.T, script string) string {
 // verbs are the commands of a scenario. Wrong arguments panic: it is a test.
 var verbs = map[string]func(w *world, args []string){
 	"cluster":   func(w *world, args []string) { doCluster(w, args) },
+	"witness":   func(w *world, args []string) { doWitness(w, args[0], opts(args[1:])) },
 	"service":   doService,
 	"unservice": doUnservice,
 	"boot":      func(w *world, args []string) { doBoot(w, args[0], opts(args[1:])) },
@@ -150,6 +151,16 @@ func doCluster(w *world, args []string) {
 		w.probe(name, "")
 		w.obey[cluster.NodeName(name)] = true
 	}
+}
+
+// doWitness: witness w [host=h3]: a member without services, which probes nothing.
+func doWitness(w *world, name string, o map[string]string) {
+	w.put(cluster.KeyNode(cluster.NodeName(name)), cluster.Node{Name: cluster.NodeName(name), Witness: true})
+	doBoot(w, name, map[string]string{"machine": "machine of " + name})
+	if o["host"] != "" {
+		doPlace(w, []string{name, o["host"]})
+	}
+	w.phase(name, cluster.PhaseMember)
 }
 
 // doBoot: boot n1 host=h1 [life=same|NAME] [machine=M] [after=all]: registers

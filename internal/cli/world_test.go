@@ -74,12 +74,18 @@ func runWorld(ctx context.Context, o cli.NodeOptions) error {
 		Identity: data.Identity, Mirror: w.mirror, Store: w.store, Voters: voters{}, CA: data.CA, BeatKey: data.BeatKey,
 		RaftLeader: lead, Wall: time.Now, Now: w.now, Log: o.Log,
 	})
+	memory, err := nodeapi.OpenVoterMemory(data.Dir.VoterMemory(), data.Identity, o.Log)
+	if err != nil {
+		return err
+	}
+	door := nodeapi.NewDoor(data.Credentials, memory, o.Log)
+	door.LetIn(admitter)
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { _ = w.mirror.Run(ctx) })
 	wg.Go(func() { w.live(ctx) })
 	wg.Go(func() { admitter.Run(ctx) })
-	wg.Go(func() { _ = admitter.Serve(ctx, joinLn, data.Credentials) })
+	wg.Go(func() { _ = door.Serve(ctx, joinLn) })
 	return api.Serve(ctx, ln)
 }
 

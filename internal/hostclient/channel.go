@@ -9,6 +9,7 @@ import (
 
 	"ringfence/internal/cluster"
 	"ringfence/internal/wire/hostapi"
+	"ringfence/internal/wire/voter"
 )
 
 // Channel asks hostd over the guest's own channel. It needs no key: hostd
@@ -66,6 +67,19 @@ func (c *Channel) Bind(ctx context.Context, req hostapi.BindRequest) (cluster.Bi
 		return cluster.Binding{}, errors.New("bind this guest: the binding names no guest, life or host")
 	}
 	return b, nil
+}
+
+// Voter asks the host to confirm that this guest's disk is not older than what
+// the host remembers of it (rule P22). A *RefusedError with CodeStaleVoter is
+// for good.
+func (c *Channel) Voter(ctx context.Context, claim voter.Claim) (voter.Answer, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	var answer voter.Answer
+	if err := call(ctx, c.http, "", http.MethodPost, channelURL+voter.Path, claim, &answer); err != nil {
+		return voter.Answer{}, fmt.Errorf("have the host confirm this voter: %w", err)
+	}
+	return answer, nil
 }
 
 // Close drops idle connections.

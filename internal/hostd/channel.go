@@ -9,6 +9,7 @@ import (
 	"ringfence/internal/cluster"
 	"ringfence/internal/hypervisor"
 	"ringfence/internal/wire/hostapi"
+	"ringfence/internal/wire/voter"
 )
 
 // channelLimit bounds the connections of one guest unless Config says another.
@@ -107,6 +108,7 @@ func (d *Daemon) channelRoutes(id cluster.GuestID) http.Handler {
 		d.log.Info("bind", "guest", id, "cluster", entry.Cluster, "node", entry.Name, "life", entry.Life, "outcome", entry.Outcome, "detail", entry.Detail)
 		d.reply(w, binding, err)
 	})
+	mux.HandleFunc("POST "+voter.Path, func(w http.ResponseWriter, r *http.Request) { d.postVoter(w, r, id) })
 	return d.counted(mux)
 }
 

@@ -109,6 +109,7 @@ func (s *Server) Handler() http.Handler {
 		mux.HandleFunc(pattern, s.answer(f))
 	}
 	mux.HandleFunc("GET /v1/events", s.streamEvents)
+	mux.HandleFunc("GET /v1/backup", s.getBackup)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		e := refusal(CodeNotFound, "%s %s is not part of the API of this version", r.Method, r.URL.Path)
 		writeJSON(w, e.status(), e)

@@ -13,6 +13,7 @@
 //
 //	GET  /v1/self                    Self
 //	POST /v1/bind                    BindRequest -> cluster.Binding
+//	POST /v1/voter                   voter.Claim -> voter.Answer
 //
 // A request that is refused gets an Error body and a 4xx status: nothing was
 // done. A guest that the caller may not ask about and a guest that does not
@@ -144,6 +145,7 @@ const (
 	CodeForbidden  = "forbidden"   // also: no such guest
 	CodeStaleEpoch = "stale_epoch" // a newer leader has spoken
 	CodeOtherLife  = "other_life"
+	CodeStaleVoter = "stale_voter" // the memory of that voter is not the newest
 	CodeInternal   = "internal"
 )
 

@@ -338,7 +338,7 @@ func (r *nodeRun) serve(agents agentSet) error {
 	}
 	api := nodeapi.NewServer(nodeapi.Deps{
 		Self: r.data.Identity.Node, Mirror: r.node.Mirror, Store: r.store, Leave: r.node.Leave,
-		RaftLeader: r.store.Leader, Votes: func(n cluster.NodeName) bool { return r.store.Votes(string(n)) }, Voters: r.store, HostReachable: r.node.HostReachable, GuestSeen: r.node.GuestSeen,
+		RaftLeader: r.store.Leader, Votes: func(n cluster.NodeName) bool { return r.store.Votes(string(n)) }, Voters: r.store, HostReachable: r.node.HostReachable, GuestSeen: r.node.GuestSeen, HostSays: r.node.HostSays,
 		CheckResource: agents.Check, NewToken: r.newToken, CACert: caPEM,
 		Warnings: r.warnings, Now: r.clock.Now, Events: r.events, Log: r.Log,
 	})

@@ -83,6 +83,8 @@ type Guest struct {
 	Name  string          `json:"name"`
 	State string          `json:"state"` // a hypervisor.GuestState; "" is unknown
 	Life  cluster.LifeID  `json:"life,omitempty"`
+	// Moving: a migration of it is under way (rule P12).
+	Moving bool `json:"moving,omitempty"`
 }
 
 // Ack tells hostd that a certificate stands in the store (rule P9).
@@ -97,7 +99,7 @@ type Ack struct {
 const (
 	EventHello       = "hello"       // data: Hello; always first
 	EventCertificate = "certificate" // data: cluster.DeathCertificate
-	EventGuest       = "guest"       // data: Guest; its state changed
+	EventGuest       = "guest"       // data: Guest; at first every one, then each whose state changed
 )
 
 // KeepAliveSeconds is the longest silence of a healthy event stream.

@@ -47,6 +47,8 @@ func writes() []cluster.Write {
 		cluster.Put(cluster.KeyStandby("n2"), cluster.Standby{Node: "n2", By: "ann"}),
 		cluster.Put(cluster.KeyWish("web"), cluster.Wish{Service: "web", MoveTo: "n1", By: "ann"}),
 		cluster.Put(cluster.KeyWish("late"), cluster.Wish{Service: "late", Stopped: true, MoveTo: "n1", By: "ann"}),
+		cluster.Put(cluster.KeyPowerOn("b2"), cluster.PowerOn{}),
+		cluster.Put(cluster.KeyPowerOnReport("b2"), cluster.PowerOnReport{}),
 		cluster.Put(cluster.KeyToken("t1"), cluster.Token{ID: "t1", SecretHash: "00"}),
 	}
 }

@@ -82,6 +82,9 @@ type Guest struct {
 	Name  string          `json:"name"`
 	State string          `json:"state"` // a hypervisor.GuestState; "" is unknown
 	Life  cluster.LifeID  `json:"life,omitempty"`
+	// Moving: a migration of this life is under way, from this host or to it.
+	// Both hosts tell it. It may stretch detection; it is evidence of nothing.
+	Moving bool `json:"moving,omitempty"`
 }
 
 // Ack tells hostd that a certificate stands in the store (rule P9).

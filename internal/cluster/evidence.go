@@ -62,6 +62,40 @@ func (c DeathCertificate) SigningBytes() []byte {
 		string(c.Life), string(c.Host), c.HostBoot, string(c.Cause))
 }
 
+// ArrivalID names one arrival of a life at a host. The host draws it at random
+// before a migration towards it begins, so that no two arrivals ever share one,
+// also after the host lost its journal. "" is the cold start.
+type ArrivalID string
+
+// Absence is a host's signed statement that a life is not there, and that the
+// host refuses it until a new arrival has been written down (rule P5). It says
+// nothing about other hosts, so that no number of absences ends a life by
+// itself: some place must have seen it end. It speaks of one arrival and of
+// none behind it: replayed after the guest has come back, it counts nothing.
+type Absence struct {
+	Cluster  ClusterID `json:"cluster"`
+	Guest    GuestID   `json:"guest"`
+	Life     LifeID    `json:"life"`
+	Host     HostName  `json:"host"`
+	HostBoot string    `json:"host_boot"` // boot id of the host when it signed
+	Seq      uint64    `json:"seq"`       // position in that host's journal
+	// Arrival is the last arrival of the life at that host.
+	Arrival ArrivalID `json:"arrival,omitempty"`
+	Why     string    `json:"why"` // for people: migrated away, did not arrive
+	// Signature is Ed25519 over SigningBytes with the host's signing key.
+	Signature []byte `json:"signature"`
+}
+
+// absenceDomain separates these signatures from all others of the key.
+const absenceDomain = "ringfence absence v1"
+
+// SigningBytes returns the bytes that the signature covers, in the form of
+// DeathCertificate.SigningBytes.
+func (a Absence) SigningBytes() []byte {
+	return signingBytes(absenceDomain, a.Seq, string(a.Cluster), string(a.Guest),
+		string(a.Life), string(a.Host), a.HostBoot, string(a.Arrival), a.Why)
+}
+
 // Binding is a host's signed statement about its own guest, given over that
 // guest's own channel: "the one who sent this nonce is this life, here, now"
 // (rule P11). A node registers its boot with it.
@@ -73,7 +107,9 @@ type Binding struct {
 	Life     LifeID    `json:"life"`
 	Host     HostName  `json:"host"`
 	HostBoot string    `json:"host_boot"`
-	Nonce    string    `json:"nonce"`
+	// Arrival is by which arrival the life is there; see Absence.
+	Arrival ArrivalID `json:"arrival,omitempty"`
+	Nonce   string    `json:"nonce"`
 	// Signature is Ed25519 over SigningBytes with the host's signing key.
 	Signature []byte `json:"signature"`
 }
@@ -85,7 +121,7 @@ const bindingDomain = "ringfence life binding v1"
 // DeathCertificate.SigningBytes.
 func (b Binding) SigningBytes() []byte {
 	return signingBytes(bindingDomain, 0, string(b.Cluster), string(b.Node), string(b.Boot),
-		string(b.Guest), string(b.Life), string(b.Host), b.HostBoot, b.Nonce)
+		string(b.Guest), string(b.Life), string(b.Host), b.HostBoot, string(b.Arrival), b.Nonce)
 }
 
 func signingBytes(domain string, number uint64, fields ...string) []byte {

@@ -62,28 +62,37 @@ func (c DeathCertificate) SigningBytes() []byte {
 		string(c.Life), string(c.Host), c.HostBoot, string(c.Cause))
 }
 
-// ArrivalID names one arrival of a life at a host. The host draws it at random
-// before a migration towards it begins, so that no two arrivals ever share one,
-// also after the host lost its journal. "" is the cold start.
-type ArrivalID string
+// Arrival is one coming of a life to a host that is not its cold start. The host
+// draws a number for it before a migration towards it begins. The zero Arrival
+// is the cold start.
+type Arrival struct {
+	// Journal identifies the journal of the host that has drawn the number: a
+	// host that lost its journal counts anew.
+	Journal string `json:"journal,omitempty"`
+	Number  uint64 `json:"number,omitempty"`
+}
 
 // Absence is a host's signed statement that a life is not there, and that the
-// host refuses it until a new arrival has been written down (rule P5). It says
-// nothing about other hosts, so that no number of absences ends a life by
-// itself: some place must have seen it end. It speaks of one arrival and of
-// none behind it: replayed after the guest has come back, it counts nothing.
+// host refuses it until another arrival has been written down (rule P5). It
+// says nothing about other hosts, so that no number of absences ends a life by
+// itself: some place must have seen it end. It speaks of the arrivals before it
+// and of none behind it, so that a replay counts nothing once the guest is back.
 type Absence struct {
 	Cluster  ClusterID `json:"cluster"`
 	Guest    GuestID   `json:"guest"`
 	Life     LifeID    `json:"life"`
 	Host     HostName  `json:"host"`
 	HostBoot string    `json:"host_boot"` // boot id of the host when it signed
+	Journal  string    `json:"journal"`   // identifies that host's journal
 	Seq      uint64    `json:"seq"`       // position in that host's journal
-	// Arrival is the last arrival of the life at that host.
-	Arrival ArrivalID `json:"arrival,omitempty"`
-	Why     string    `json:"why"` // for people: migrated away, did not arrive
+	Why      string    `json:"why"`       // for people: migrated, did not arrive
 	// Signature is Ed25519 over SigningBytes with the host's signing key.
 	Signature []byte `json:"signature"`
+}
+
+// Covers reports whether the host speaks of a life that came by this arrival.
+func (a Absence) Covers(arrival Arrival) bool {
+	return arrival == Arrival{} || arrival.Journal == a.Journal && arrival.Number < a.Seq
 }
 
 // absenceDomain separates these signatures from all others of the key.
@@ -93,7 +102,7 @@ const absenceDomain = "ringfence absence v1"
 // DeathCertificate.SigningBytes.
 func (a Absence) SigningBytes() []byte {
 	return signingBytes(absenceDomain, a.Seq, string(a.Cluster), string(a.Guest),
-		string(a.Life), string(a.Host), a.HostBoot, string(a.Arrival), a.Why)
+		string(a.Life), string(a.Host), a.HostBoot, a.Journal, a.Why)
 }
 
 // Binding is a host's signed statement about its own guest, given over that
@@ -107,9 +116,8 @@ type Binding struct {
 	Life     LifeID    `json:"life"`
 	Host     HostName  `json:"host"`
 	HostBoot string    `json:"host_boot"`
-	// Arrival is by which arrival the life is there; see Absence.
-	Arrival ArrivalID `json:"arrival,omitempty"`
-	Nonce   string    `json:"nonce"`
+	Arrival  Arrival   `json:"arrival,omitzero"` // by which the life is there
+	Nonce    string    `json:"nonce"`
 	// Signature is Ed25519 over SigningBytes with the host's signing key.
 	Signature []byte `json:"signature"`
 }
@@ -120,8 +128,8 @@ const bindingDomain = "ringfence life binding v1"
 // SigningBytes returns the bytes that the signature covers, in the form of
 // DeathCertificate.SigningBytes.
 func (b Binding) SigningBytes() []byte {
-	return signingBytes(bindingDomain, 0, string(b.Cluster), string(b.Node), string(b.Boot),
-		string(b.Guest), string(b.Life), string(b.Host), b.HostBoot, string(b.Arrival), b.Nonce)
+	return signingBytes(bindingDomain, b.Arrival.Number, string(b.Cluster), string(b.Node), string(b.Boot),
+		string(b.Guest), string(b.Life), string(b.Host), b.HostBoot, b.Arrival.Journal, b.Nonce)
 }
 
 func signingBytes(domain string, number uint64, fields ...string) []byte {

@@ -75,8 +75,8 @@ type Boot struct {
 	Places []HostName `json:"places,omitempty"`
 	// Arrivals says by which arrival the life came to a place, or may come. A
 	// place without one is where it began. See Absence.
-	Arrivals map[HostName]ArrivalID `json:"arrivals,omitempty"`
-	Binding  *Binding               `json:"binding,omitempty"`
+	Arrivals map[HostName]Arrival `json:"arrivals,omitempty"`
+	Binding  *Binding             `json:"binding,omitempty"`
 	// Machine identifies the hardware (DMI UUID or machine id): where no host
 	// can be asked, a new boot of the same machine ends the former (rule P6).
 	Machine string `json:"machine,omitempty"`
@@ -87,13 +87,13 @@ type Boot struct {
 
 // Arrive returns the record with one more place: a migration of the life to
 // host is about to begin, by that arrival (rule P5).
-func (b Boot) Arrive(host HostName, arrival ArrivalID) Boot {
+func (b Boot) Arrive(host HostName, arrival Arrival) Boot {
 	if !slices.Contains(b.Places, host) {
 		b.Places = append(slices.Clone(b.Places), host)
 	}
 	b.Arrivals = maps.Clone(b.Arrivals)
 	if b.Arrivals == nil {
-		b.Arrivals = map[HostName]ArrivalID{}
+		b.Arrivals = map[HostName]Arrival{}
 	}
 	b.Arrivals[host] = arrival
 	return b
@@ -104,7 +104,7 @@ func (b Boot) Leave(gone []HostName) Boot {
 	is := func(h HostName) bool { return slices.Contains(gone, h) }
 	b.Places = slices.DeleteFunc(slices.Clone(b.Places), is)
 	b.Arrivals = maps.Clone(b.Arrivals)
-	maps.DeleteFunc(b.Arrivals, func(h HostName, _ ArrivalID) bool { return is(h) })
+	maps.DeleteFunc(b.Arrivals, func(h HostName, _ Arrival) bool { return is(h) })
 	return b
 }
 
@@ -176,8 +176,8 @@ type FenceReport struct {
 	Outcome  Outcome  `json:"outcome"`
 	// Places are those that the attempt has verified, by their arrivals: a place
 	// that was added behind it voids its done (rule P5).
-	Places map[HostName]ArrivalID `json:"places,omitempty"`
-	Detail string                 `json:"detail"`
+	Places map[HostName]Arrival `json:"places,omitempty"`
+	Detail string               `json:"detail"`
 }
 
 // Covers reports whether the attempt has verified every place that the life of

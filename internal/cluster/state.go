@@ -188,7 +188,7 @@ func (s *State) CertificateOf(life LifeID, host HostName) (Rec[DeathCertificate]
 // speaks of the arrival by which the boot's record has that host as a place.
 func (s *State) AbsenceOf(b Boot, host HostName) (Rec[Absence], bool) {
 	rec, ok := s.Absence[string(b.Life)+"/"+string(host)]
-	if !ok || rec.Value.Guest != b.Guest || rec.Value.Cluster != s.Meta.Value.ID || rec.Value.Arrival != b.Arrivals[host] {
+	if !ok || rec.Value.Guest != b.Guest || rec.Value.Cluster != s.Meta.Value.ID || !rec.Value.Covers(b.Arrivals[host]) {
 		return Rec[Absence]{}, false
 	}
 	return rec, true

@@ -333,7 +333,7 @@ func doAttempt(w *world, args []string) {
 	if at := opts(args[2:])["at"]; at != "" {
 		hosts = hostNames(at)
 	}
-	r.Places = map[cluster.HostName]cluster.ArrivalID{}
+	r.Places = map[cluster.HostName]cluster.Arrival{}
 	for _, h := range hosts {
 		r.Places[h] = boot.Arrivals[h]
 	}
@@ -375,35 +375,38 @@ func hostNames(list string) []cluster.HostName {
 	return hosts
 }
 
-// doArrive: arrive n1 h2 x [boot=n1-b1]: the intent: a migration to h2, by the
-// arrival x, is about to begin. It is refused as nodes refuse it.
+// doArrive: arrive n1 h2 3 [boot=n1-b1]: the intent: a migration to h2, by its
+// arrival no. 3, is about to begin. It is refused as nodes refuse it.
 func doArrive(w *world, args []string) {
 	id := w.boot(cluster.NodeName(args[0]))
 	if boot := opts(args[3:])["boot"]; boot != "" {
 		id = cluster.BootID(boot)
 	}
 	rec, host := w.state.Boots[id], cluster.HostName(args[1])
-	next := rec.Value.Arrive(host, cluster.ArrivalID(args[2]))
-	absence := cluster.KeyAbsence(next.Life, host)
+	next := rec.Value.Arrive(host, cluster.Arrival{Journal: "journal of " + args[1], Number: number(args[2])})
 	if !w.commit([]cluster.Guard{guardOf(cluster.KeyBoot(id), rec.Rev), absent(cluster.KeyEnded(id)), absent(cluster.KeyFence(id))},
-		cluster.Put(cluster.KeyBoot(id), next), cluster.Remove(absence)) {
+		cluster.Put(cluster.KeyBoot(id), next), cluster.Remove(cluster.KeyAbsence(next.Life, host))) {
 		w.note("refused: the guest of %s may not move to %s now", args[0], host)
 	}
 }
 
-// doAbsent: absent n1 host=h1 [arrival=x] [life=L] [guest=G] [cluster=c] [boot=n1-b1]:
+func number(text string) uint64 {
+	n, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		panic(err)
+	}
+	return n
+}
+
+// doAbsent: absent n1 host=h1 [seq=8] [journal=J] [life=L] [guest=G] [cluster=c]:
 // the host signs that the life is not there.
 func doAbsent(w *world, args []string) {
 	o := opts(args[1:])
-	id := w.boot(cluster.NodeName(args[0]))
-	if o["boot"] != "" {
-		id = cluster.BootID(o["boot"])
-	}
-	b := w.state.Boots[id].Value
+	b := w.state.Boots[w.boot(cluster.NodeName(args[0]))].Value
 	a := cluster.Absence{
 		Cluster: cluster.ClusterID(cmp.Or(o["cluster"], "c")), Guest: cluster.GuestID(cmp.Or(o["guest"], string(b.Guest))),
-		Life: cluster.LifeID(cmp.Or(o["life"], string(b.Life))), Host: cluster.HostName(o["host"]), Seq: 8,
-		Arrival: cluster.ArrivalID(o["arrival"]), Why: "as the scenario says",
+		Life: cluster.LifeID(cmp.Or(o["life"], string(b.Life))), Host: cluster.HostName(o["host"]),
+		Journal: cmp.Or(o["journal"], "journal of "+o["host"]), Seq: number(cmp.Or(o["seq"], "8")), Why: "as the scenario says",
 	}
 	w.put(cluster.KeyAbsence(a.Life, a.Host), a)
 }

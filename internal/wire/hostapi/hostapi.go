@@ -92,16 +92,16 @@ type Guest struct {
 	// Both hosts tell it. It may stretch detection; it is evidence of nothing.
 	Moving bool `json:"moving,omitempty"`
 	// Arrival is by which arrival the life is here, or is about to be.
-	Arrival cluster.ArrivalID `json:"arrival,omitempty"`
+	Arrival cluster.Arrival `json:"arrival,omitzero"`
 }
 
 // Arriving asks the cluster to write a place down: a migration of this life
 // towards this host is about to begin, and does not before Placed says that the
 // life's records name this host with this arrival (rule P5).
 type Arriving struct {
-	Guest   cluster.GuestID   `json:"guest"`
-	Life    cluster.LifeID    `json:"life"`
-	Arrival cluster.ArrivalID `json:"arrival"`
+	Guest   cluster.GuestID `json:"guest"`
+	Life    cluster.LifeID  `json:"life"`
+	Arrival cluster.Arrival `json:"arrival"`
 }
 
 // Placed answers an Arriving.

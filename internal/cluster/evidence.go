@@ -1,6 +1,9 @@
 package cluster
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"strconv"
+)
 
 // EvidenceKind says what proved that a boot has ended. Silence and timeouts
 // are missing on purpose: they are no evidence.
@@ -66,10 +69,10 @@ func (c DeathCertificate) SigningBytes() []byte {
 // draws a number for it before a migration towards it begins. The zero Arrival
 // is the cold start.
 type Arrival struct {
-	// Journal identifies the journal of the host that has drawn the number: a
-	// host that lost its journal counts anew.
-	Journal string `json:"journal,omitempty"`
-	Number  uint64 `json:"number,omitempty"`
+	// Run identifies the run of hostd that has drawn the number: whatever became
+	// of its journal, no two arrivals are ever equal.
+	Run    string `json:"run,omitempty"`
+	Number uint64 `json:"number,omitempty"`
 }
 
 // Absence is a host's signed statement that a life is not there, and that the
@@ -82,17 +85,23 @@ type Absence struct {
 	Guest    GuestID   `json:"guest"`
 	Life     LifeID    `json:"life"`
 	Host     HostName  `json:"host"`
-	HostBoot string    `json:"host_boot"` // boot id of the host when it signed
-	Journal  string    `json:"journal"`   // identifies that host's journal
-	Seq      uint64    `json:"seq"`       // position in that host's journal
-	Why      string    `json:"why"`       // for people: migrated, did not arrive
+	HostBoot string    `json:"host_boot"`        // boot id of the host when it signed
+	Run      string    `json:"run"`              // of hostd; see Arrival
+	Seq      uint64    `json:"seq"`              // position in that host's journal
+	Arrival  Arrival   `json:"arrival,omitzero"` // the last one of the life there
+	// Final: an order of the cluster is ending the life, so that this host never
+	// takes it again.
+	Final bool   `json:"final,omitempty"`
+	Why   string `json:"why"` // for people: migrated away, did not arrive
 	// Signature is Ed25519 over SigningBytes with the host's signing key.
 	Signature []byte `json:"signature"`
 }
 
-// Covers reports whether the host speaks of a life that came by this arrival.
+// Covers reports whether the host speaks of a life that came by this arrival:
+// the last one that it knows of, and those that this run of hostd has drawn
+// before.
 func (a Absence) Covers(arrival Arrival) bool {
-	return arrival == Arrival{} || arrival.Journal == a.Journal && arrival.Number < a.Seq
+	return a.Final || arrival == Arrival{} || arrival == a.Arrival || arrival.Run == a.Run && arrival.Number < a.Seq
 }
 
 // absenceDomain separates these signatures from all others of the key.
@@ -101,8 +110,13 @@ const absenceDomain = "ringfence absence v1"
 // SigningBytes returns the bytes that the signature covers, in the form of
 // DeathCertificate.SigningBytes.
 func (a Absence) SigningBytes() []byte {
+	final := ""
+	if a.Final {
+		final = "final"
+	}
 	return signingBytes(absenceDomain, a.Seq, string(a.Cluster), string(a.Guest),
-		string(a.Life), string(a.Host), a.HostBoot, a.Journal, a.Why)
+		string(a.Life), string(a.Host), a.HostBoot, a.Run, a.Arrival.Run,
+		strconv.FormatUint(a.Arrival.Number, 10), final, a.Why)
 }
 
 // Binding is a host's signed statement about its own guest, given over that
@@ -129,7 +143,7 @@ const bindingDomain = "ringfence life binding v1"
 // DeathCertificate.SigningBytes.
 func (b Binding) SigningBytes() []byte {
 	return signingBytes(bindingDomain, b.Arrival.Number, string(b.Cluster), string(b.Node), string(b.Boot),
-		string(b.Guest), string(b.Life), string(b.Host), b.HostBoot, b.Arrival.Journal, b.Nonce)
+		string(b.Guest), string(b.Life), string(b.Host), b.HostBoot, b.Arrival.Run, b.Nonce)
 }
 
 func signingBytes(domain string, number uint64, fields ...string) []byte {

@@ -41,7 +41,12 @@ func (g grants) Allows(c cluster.ClusterID, id cluster.GuestID) bool {
 	return c == cluster.ClusterID(g) && id == guest
 }
 
-func (g grants) Granted(id cluster.GuestID) bool { return id == guest }
+func (g grants) Clusters(id cluster.GuestID) []cluster.ClusterID {
+	if id != guest {
+		return nil
+	}
+	return []cluster.ClusterID{cluster.ClusterID(g)}
+}
 
 // entries is an audit log.
 type entries struct {

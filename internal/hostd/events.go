@@ -7,7 +7,6 @@ import (
 	"strconv"
 	"time"
 
-	"ringfence/internal/cluster"
 	"ringfence/internal/wire/hostapi"
 )
 
@@ -28,12 +27,12 @@ func (d *Daemon) getEvents(w http.ResponseWriter, r *http.Request) {
 	}
 	out := newStream(who.Cluster)
 	defer d.hub.drop(out)
-	hello, missed, err := d.subscribe(r.Context(), out, since)
+	past, err := d.subscribe(r.Context(), out, since)
 	if err != nil {
 		d.reply(w, nil, err)
 		return
 	}
-	err = d.stream(w, r, out, hello, missed)
+	err = d.stream(w, r, out, past)
 	d.log.Debug("stream ends", "cluster", who.Cluster, "remote", who.Remote, "err", err)
 }
 
@@ -54,18 +53,18 @@ func sinceOf(r *http.Request) (uint64, error) {
 
 // subscribe joins the hub and takes the past in one step, so that nothing is
 // missed and nothing comes twice.
-func (d *Daemon) subscribe(ctx context.Context, out *stream, since uint64) (hello hostapi.Hello, missed []cluster.DeathCertificate, err error) {
+func (d *Daemon) subscribe(ctx context.Context, out *stream, since uint64) (past Past, err error) {
 	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
 	defer cancel()
 	err = d.keeper.do(ctx, func(l *Lives) []Effect {
-		hello, missed = l.Since(out.cluster, since)
+		past = l.Since(out.cluster, since)
 		d.hub.add(out)
 		return nil
 	})
-	return hello, missed, err
+	return past, err
 }
 
-func (d *Daemon) stream(w http.ResponseWriter, r *http.Request, out *stream, hello hostapi.Hello, missed []cluster.DeathCertificate) error {
+func (d *Daemon) stream(w http.ResponseWriter, r *http.Request, out *stream, past Past) error {
 	rc := http.NewResponseController(w)
 	if err := rc.SetReadDeadline(time.Time{}); err != nil {
 		return err
@@ -81,15 +80,27 @@ func (d *Daemon) stream(w http.ResponseWriter, r *http.Request, out *stream, hel
 		}
 		return rc.Flush()
 	}
-	if err := send(encodeEvent(hostapi.EventHello, 0, hello)); err != nil {
-		return err
-	}
-	for _, cert := range missed {
-		if err := send(encodeEvent(hostapi.EventCertificate, cert.Seq, cert)); err != nil {
+	for _, event := range past.events() {
+		if err := send(event); err != nil {
 			return err
 		}
 	}
 	return d.follow(r.Context(), out, send)
+}
+
+// events encodes what a stream begins with.
+func (p Past) events() [][]byte {
+	out := [][]byte{encodeEvent(hostapi.EventHello, 0, p.Hello)}
+	for _, cert := range p.Certificates {
+		out = append(out, encodeEvent(hostapi.EventCertificate, cert.Seq, cert))
+	}
+	for _, absence := range p.Absences {
+		out = append(out, encodeEvent(hostapi.EventAbsence, absence.Seq, absence))
+	}
+	for _, arriving := range p.Arriving {
+		out = append(out, encodeEvent(hostapi.EventArriving, 0, arriving))
+	}
+	return out
 }
 
 var errBehind = errors.New("client was dropped: too slow, or its permissions changed")

@@ -18,6 +18,8 @@ type LivesConfig struct {
 	Journal  *journal.Journal
 	Host     cluster.HostName
 	HostBoot string
+	// Run is this run of hostd and no other: arrivals are counted in it.
+	Run string
 	// Key signs certificates and bindings.
 	Key         ed25519.PrivateKey
 	Permissions Permissions
@@ -229,7 +231,7 @@ func (l *Lives) entries(f fact) (entries []journal.Entry, effects []Effect) {
 			entries, effects = append(entries, journal.Entry{Certificate: cert}), append(effects, Effect{Certificate: cert})
 		}
 	}
-	if _, denied := l.state().Absences[f.life]; f.absent != "" && !(denied && old == life) {
+	if said, denied := l.state().Absences[f.life]; f.absent != "" && !(denied && old == life && said.Final == life.Refused) {
 		if absence := l.deny(life, f.absent, f.on); absence != nil {
 			entries, effects = append(entries, journal.Entry{Absence: absence}), append(effects, Effect{Absence: absence})
 		}

@@ -234,15 +234,16 @@ func (l *Lives) deny(life journal.Life, why string, on cluster.ClusterID) *clust
 	}
 	absence := cluster.Absence{
 		Cluster: owner, Guest: life.Guest, Life: life.ID, Host: l.cfg.Host, HostBoot: l.cfg.HostBoot,
-		Journal: l.state().ID, Seq: max(l.state().LastSeq, life.Arrival.Number) + 1, Why: why,
+		Run: l.cfg.Run, Seq: max(l.state().LastSeq, life.Arrival.Number) + 1,
+		Arrival: life.Arrival, Final: life.Refused, Why: why,
 	}
 	absence.Signature = ed25519.Sign(l.cfg.Key, absence.SigningBytes())
 	return &absence
 }
 
-// nextArrival draws a number above all that this journal has given.
+// nextArrival draws a number above all that this run has given.
 func (l *Lives) nextArrival() cluster.Arrival {
-	return cluster.Arrival{Journal: l.state().ID, Number: l.state().LastSeq + 1}
+	return cluster.Arrival{Run: l.cfg.Run, Number: l.state().LastSeq + 1}
 }
 
 // waitingFor returns the arrivals that a cluster has to answer.

@@ -383,7 +383,7 @@ func doArrive(w *world, args []string) {
 		id = cluster.BootID(boot)
 	}
 	rec, host := w.state.Boots[id], cluster.HostName(args[1])
-	next := rec.Value.Arrive(host, cluster.Arrival{Journal: "journal of " + args[1], Number: number(args[2])})
+	next := rec.Value.Arrive(host, cluster.Arrival{Run: "run of " + args[1], Number: number(args[2])})
 	if !w.commit([]cluster.Guard{guardOf(cluster.KeyBoot(id), rec.Rev), absent(cluster.KeyEnded(id)), absent(cluster.KeyFence(id))},
 		cluster.Put(cluster.KeyBoot(id), next), cluster.Remove(cluster.KeyAbsence(next.Life, host))) {
 		w.note("refused: the guest of %s may not move to %s now", args[0], host)
@@ -398,7 +398,7 @@ func number(text string) uint64 {
 	return n
 }
 
-// doAbsent: absent n1 host=h1 [seq=8] [journal=J] [life=L] [guest=G] [cluster=c]:
+// doAbsent: absent n1 host=h1 [seq=8] [run=R] [final=yes] [life=L] [guest=G] [cluster=c]:
 // the host signs that the life is not there.
 func doAbsent(w *world, args []string) {
 	o := opts(args[1:])
@@ -406,7 +406,8 @@ func doAbsent(w *world, args []string) {
 	a := cluster.Absence{
 		Cluster: cluster.ClusterID(cmp.Or(o["cluster"], "c")), Guest: cluster.GuestID(cmp.Or(o["guest"], string(b.Guest))),
 		Life: cluster.LifeID(cmp.Or(o["life"], string(b.Life))), Host: cluster.HostName(o["host"]),
-		Journal: cmp.Or(o["journal"], "journal of "+o["host"]), Seq: number(cmp.Or(o["seq"], "8")), Why: "as the scenario says",
+		Run: cmp.Or(o["run"], "run of "+o["host"]), Seq: number(cmp.Or(o["seq"], "8")), Why: "as the scenario says",
+		Final: o["final"] != "",
 	}
 	w.put(cluster.KeyAbsence(a.Life, a.Host), a)
 }

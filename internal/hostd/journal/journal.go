@@ -19,7 +19,6 @@
 package journal
 
 import (
-	"crypto/rand"
 	"fmt"
 	"log/slog"
 )
@@ -64,10 +63,7 @@ func Open(storage Storage, log *slog.Logger) (*Journal, error) {
 	j.size, j.compactAt = good, max(compactAtBytes, 2*good)
 	if good == 0 {
 		j.log.Info("new journal: every earlier life is unknown", "file", storage.Name())
-		return j, j.Append(Entry{Format: formatVersion}, Entry{ID: rand.Text()})
-	}
-	if j.state.ID == "" {
-		return j, j.Append(Entry{ID: rand.Text()})
+		return j, j.Append(Entry{Format: formatVersion})
 	}
 	return j, nil
 }

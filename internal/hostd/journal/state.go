@@ -124,8 +124,6 @@ type Entry struct {
 	Decision    *Decision                 `json:"decision,omitempty"`
 	// LastSeq keeps the counter over a rewrite.
 	LastSeq uint64 `json:"last_seq,omitempty"`
-	// ID identifies the journal.
-	ID string `json:"id,omitempty"`
 }
 
 func (e Entry) check() error {
@@ -133,7 +131,7 @@ func (e Entry) check() error {
 	for _, set := range []bool{
 		e.Format != 0, e.HostBoot != "", e.Life != nil, e.Certificate != nil,
 		e.Ack != nil, e.Leadership != nil, e.Claim != nil, e.Decision != nil, e.LastSeq != 0,
-		e.Absence != nil, e.ID != "",
+		e.Absence != nil,
 	} {
 		if set {
 			n++
@@ -152,9 +150,6 @@ func (e Entry) check() error {
 type State struct {
 	// HostBoot is the boot id of the host in the last run of hostd.
 	HostBoot string
-	// ID identifies this journal: arrivals are counted in it, and another one
-	// counts anew.
-	ID string
 	// LastSeq is the highest number of a certificate, absence or arrival so far.
 	LastSeq uint64
 	// Lives holds all that are here, and the latest that ended or left.
@@ -263,8 +258,6 @@ func (s *State) apply(e Entry) {
 		s.applyDecision(*e.Decision)
 	case e.LastSeq != 0:
 		s.LastSeq = max(s.LastSeq, e.LastSeq)
-	case e.ID != "":
-		s.ID = e.ID
 	}
 }
 
@@ -345,9 +338,6 @@ func (s *State) applyDecision(d Decision) {
 // their order, so that the bound goes on dropping the oldest first.
 func (s *State) entries() []Entry {
 	out := []Entry{{Format: formatVersion}}
-	if s.ID != "" {
-		out = append(out, Entry{ID: s.ID})
-	}
 	if s.HostBoot != "" {
 		out = append(out, Entry{HostBoot: s.HostBoot})
 	}

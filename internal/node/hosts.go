@@ -28,7 +28,9 @@ type hosts struct {
 	mu      sync.Mutex // guards the fields below
 	links   map[cluster.HostName]*hostLink
 	pending map[string]cluster.DeathCertificate // by key of the record: of lives without a known boot
+	absent  map[string]cluster.Absence          // by key of the record: not stored yet
 	guests  map[cluster.GuestID]guestWord       // last word of the hosts
+	placing map[hostapi.Arriving]bool           // arrivals that are being written down
 }
 
 // guestWord is what a host last said of a guest.
@@ -49,7 +51,9 @@ func (h *hosts) init(n *Node) {
 	h.n = n
 	h.links = map[cluster.HostName]*hostLink{}
 	h.pending = map[string]cluster.DeathCertificate{}
+	h.absent = map[string]cluster.Absence{}
 	h.guests = map[cluster.GuestID]guestWord{}
+	h.placing = map[hostapi.Arriving]bool{}
 }
 
 // run follows the host records and the pending certificates.
@@ -63,7 +67,11 @@ func (h *hosts) run(ctx context.Context) error {
 		for _, cert := range known {
 			h.commitCertificate(ctx, cert.Host, cert)
 		}
-		if len(known) > 0 {
+		absences := h.knownAbsences(&s)
+		for _, absence := range absences {
+			h.commitAbsence(ctx, absence.Host, absence)
+		}
+		if len(known)+len(absences) > 0 {
 			return commitRetry, nil // what could not be stored is tried again
 		}
 		return 0, nil
@@ -99,13 +107,15 @@ func (h *hosts) dialNew(ctx context.Context, wg *sync.WaitGroup, s *cluster.Stat
 // follow keeps the event stream of one host up.
 func (h *hosts) follow(ctx context.Context, link *hostLink) {
 	defer link.client.Close()
+	var wg sync.WaitGroup
+	defer wg.Wait()
 	log := h.n.Log.With("component", "hosts", "host", link.rec.Value.Name)
 	delay := redialFirst
 	for ctx.Err() == nil {
 		err := link.client.Stream(ctx, 0, func(e hostclient.Event) error {
 			delay = redialFirst
 			h.setAlive(link, true)
-			h.take(ctx, link, e)
+			h.take(ctx, &wg, link, e)
 			return nil
 		})
 		if h.setAlive(link, false) && ctx.Err() == nil {
@@ -143,11 +153,18 @@ func (n *Node) GuestSeen(id cluster.GuestID) (hostapi.Guest, bool) {
 	return word.guest, ok && n.hosts.reachable(word.host)
 }
 
-func (h *hosts) take(ctx context.Context, link *hostLink, e hostclient.Event) {
+func (h *hosts) take(ctx context.Context, wg *sync.WaitGroup, link *hostLink, e hostclient.Event) {
 	switch {
 	case e.Certificate != nil:
 		h.commitCertificate(ctx, link.rec.Value.Name, *e.Certificate)
+	case e.Absence != nil:
+		h.commitAbsence(ctx, link.rec.Value.Name, *e.Absence)
+	case e.Arriving != nil:
+		h.begin(wg, *e.Arriving, func() { h.arriving(ctx, link, *e.Arriving, barred) })
 	case e.Guest != nil:
+		if stray := h.stray(link.rec.Value.Name, *e.Guest); stray != nil {
+			h.begin(wg, *stray, func() { h.arriving(ctx, link, *stray, anyway) })
+		}
 		h.n.Log.Debug("host tells of a guest", "component", "hosts", "host", link.rec.Value.Name, "guest", e.Guest.ID, "state", e.Guest.State)
 		h.mu.Lock()
 		h.guests[e.Guest.ID] = guestWord{host: link.rec.Value.Name, guest: *e.Guest}
@@ -184,7 +201,7 @@ func (h *hosts) commitCertificate(ctx context.Context, from cluster.HostName, ce
 		return false
 	}
 	if standing, ok := s.CertificateOf(cert.Life, cert.Host); ok {
-		h.ack(ctx, cert, standing.Rev)
+		h.ack(ctx, cert.Host, cert.Seq, standing.Rev)
 		return true
 	}
 	if !h.concerns(&s, cert) {
@@ -203,7 +220,7 @@ func (h *hosts) commitCertificate(ctx context.Context, from cluster.HostName, ce
 		return false
 	}
 	log.Info("death certificate stored", "cause", string(cert.Cause), "seq", cert.Seq, "revision", rev)
-	h.ack(ctx, cert, rev)
+	h.ack(ctx, cert.Host, cert.Seq, rev)
 	return true
 }
 
@@ -263,16 +280,16 @@ func (h *hosts) known(s *cluster.State) []cluster.DeathCertificate {
 }
 
 // ack tells the host, in passing: it repeats what was not acknowledged.
-func (h *hosts) ack(ctx context.Context, cert cluster.DeathCertificate, rev cluster.Revision) {
+func (h *hosts) ack(ctx context.Context, host cluster.HostName, seq uint64, rev cluster.Revision) {
 	h.mu.Lock()
-	link := h.links[cert.Host]
+	link := h.links[host]
 	h.mu.Unlock()
 	if link == nil {
 		return
 	}
 	ctx, cancel := h.n.Clock.WithTimeout(ctx, commitTimeout)
 	defer cancel()
-	if err := link.client.Ack(ctx, hostapi.Ack{Seq: cert.Seq, Revision: rev}); err != nil {
-		h.n.Log.Debug("certificate not acknowledged", "component", "hosts", "host", cert.Host, "err", err)
+	if err := link.client.Ack(ctx, hostapi.Ack{Seq: seq, Revision: rev}); err != nil {
+		h.n.Log.Debug("certificate or absence not acknowledged", "component", "hosts", "host", host, "err", err)
 	}
 }

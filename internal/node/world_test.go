@@ -408,6 +408,10 @@ func (l *fakeLink) Stream(ctx context.Context, _ uint64, take func(hostclient.Ev
 
 func (l *fakeLink) Ack(context.Context, hostapi.Ack) error { return nil }
 
+func (l *fakeLink) Placed(context.Context, hostapi.Placed) (hostapi.PlacedReply, error) {
+	return hostapi.PlacedReply{}, nil
+}
+
 func (l *fakeLink) Close() {}
 
 // story returns the journal so far and empties it.

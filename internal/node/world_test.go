@@ -327,8 +327,9 @@ type fakeHost struct {
 	key    ed25519.PrivateKey
 	lives  map[cluster.LifeID]*guest
 	certs  []cluster.DeathCertificate
-	feeds  map[*fakeLink]chan cluster.DeathCertificate
+	feeds  map[*fakeLink]chan hostclient.Event
 	silent bool // unreachable
+	moves
 }
 
 func newFakeHost(w *world, name cluster.HostName) *fakeHost {
@@ -336,7 +337,7 @@ func newFakeHost(w *world, name cluster.HostName) *fakeHost {
 	copy(seed, name)
 	return &fakeHost{
 		w: w, name: name, key: ed25519.NewKeyFromSeed(seed),
-		lives: map[cluster.LifeID]*guest{}, feeds: map[*fakeLink]chan cluster.DeathCertificate{},
+		lives: map[cluster.LifeID]*guest{}, feeds: map[*fakeLink]chan hostclient.Event{},
 	}
 }
 
@@ -350,7 +351,7 @@ func (h *fakeHost) certify(g *guest, cause cluster.Cause) cluster.DeathCertifica
 	c.Signature = ed25519.Sign(h.key, c.SigningBytes())
 	h.certs = append(h.certs, c)
 	for _, feed := range h.feeds {
-		feed <- c
+		feed <- hostclient.Event{Certificate: &c}
 	}
 	return c
 }
@@ -363,6 +364,10 @@ type fakeLink struct {
 func (l *fakeLink) Off(_ context.Context, _ cluster.GuestID, o hostapi.Order) (hostapi.Reply, error) {
 	l.h.w.mu.Lock()
 	g := l.h.lives[o.Life]
+	if a := l.h.refuse(o.Life); a != nil {
+		l.h.w.mu.Unlock()
+		return hostapi.Reply{Outcome: cluster.OutcomeDone, Absence: a}, nil
+	}
 	if l.h.silent || g == nil {
 		l.h.w.mu.Unlock()
 		return hostapi.Reply{Outcome: cluster.OutcomeUnknown, Detail: "host does not answer"}, nil
@@ -378,7 +383,7 @@ func (l *fakeLink) Off(_ context.Context, _ cluster.GuestID, o hostapi.Order) (h
 }
 
 func (l *fakeLink) Stream(ctx context.Context, _ uint64, take func(hostclient.Event) error) error {
-	feed := make(chan cluster.DeathCertificate, 100)
+	feed := make(chan hostclient.Event, 100)
 	l.h.w.mu.Lock()
 	if l.h.silent {
 		l.h.w.mu.Unlock()
@@ -400,17 +405,13 @@ func (l *fakeLink) Stream(ctx context.Context, _ uint64, take func(hostclient.Ev
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case c := <-feed:
-			_ = take(hostclient.Event{Certificate: &c})
+		case e := <-feed:
+			_ = take(e)
 		}
 	}
 }
 
 func (l *fakeLink) Ack(context.Context, hostapi.Ack) error { return nil }
-
-func (l *fakeLink) Placed(context.Context, hostapi.Placed) (hostapi.PlacedReply, error) {
-	return hostapi.PlacedReply{}, nil
-}
 
 func (l *fakeLink) Close() {}
 

@@ -197,7 +197,8 @@ func TestWhoMayNotMove(t *testing.T) {
 			w.hosts["h1"].silent = true
 			w.put(cluster.KeyFence("n1-b1"), cluster.Fence{Boot: "n1-b1", Node: "n1", Reason: cluster.FenceSilent, Epoch: 1, Attempt: 1, Executor: "n2"})
 		}, "is being fenced"},
-		{"C-6, P7: its boot has ended", func(w *world, g *guest) {
+		{"C-6, P7: its boot has ended", func(w *world, _ *guest) {
+			w.kill("n1", false)
 			w.put(cluster.KeyEnded("n1-b1"), cluster.Ended{Boot: "n1-b1", Node: "n1", Evidence: cluster.EvidenceOperator})
 		}, "has ended (operator)"},
 		{"C-6: the node runs in another life", func(_ *world, g *guest) { g.life = "h1:77:1" }, "has not registered in this life"},

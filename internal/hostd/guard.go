@@ -24,7 +24,7 @@ type guard struct {
 	log    *slog.Logger
 	mu     sync.Mutex // guards waiting
 	// waiting are the callers that wait for a cluster, each with room for one answer.
-	waiting map[cluster.Arrival]chan Answered
+	waiting map[cluster.LifeID]chan Answered
 }
 
 // allow is hypervisor.Mover's guard: nil lets the life come.
@@ -32,7 +32,7 @@ func (g *guard) allow(ctx context.Context, guest cluster.GuestID, life cluster.L
 	arrival, answer, err := g.ask(ctx, guest, life)
 	if err == nil && arrival != nil {
 		err = g.wait(ctx, answer)
-		g.forget(*arrival)
+		g.forget(life)
 		if err != nil {
 			g.withdraw(ctx, guest, life, *arrival)
 		}
@@ -59,7 +59,7 @@ func (g *guard) ask(ctx context.Context, guest cluster.GuestID, life cluster.Lif
 		}
 		arrival, effects, refused = l.Arrive(guest, life)
 		if arrival != nil {
-			g.expect(*arrival, answer)
+			g.expect(life, answer)
 		}
 		return effects
 	})
@@ -92,27 +92,27 @@ func (g *guard) withdraw(ctx context.Context, guest cluster.GuestID, life cluste
 	_ = g.keeper.do(ctx, func(l *Lives) []Effect { return l.Withdrawn(guest, life, arrival) })
 }
 
-func (g *guard) expect(arrival cluster.Arrival, answer chan Answered) {
+func (g *guard) expect(life cluster.LifeID, answer chan Answered) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.waiting == nil {
-		g.waiting = map[cluster.Arrival]chan Answered{}
+		g.waiting = map[cluster.LifeID]chan Answered{}
 	}
-	g.waiting[arrival] = answer
+	g.waiting[life] = answer
 }
 
-func (g *guard) forget(arrival cluster.Arrival) {
+func (g *guard) forget(life cluster.LifeID) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	delete(g.waiting, arrival)
+	delete(g.waiting, life)
 }
 
 // answer wakes who waits for it; it never blocks.
 func (g *guard) answer(a Answered) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if answer := g.waiting[a.Arrival]; answer != nil {
-		delete(g.waiting, a.Arrival)
+	if answer := g.waiting[a.Life]; answer != nil {
+		delete(g.waiting, a.Life)
 		answer <- a
 	}
 }

@@ -29,9 +29,9 @@ type Asked struct {
 	Cluster cluster.ClusterID
 }
 
-// Answered is the answer to an arrival; Refused "" allows it.
+// Answered is the answer to the arrival of a life; Refused "" allows it.
 type Answered struct {
-	Arrival cluster.Arrival
+	Life    cluster.LifeID
 	Refused string
 }
 
@@ -59,14 +59,29 @@ func (l *Lives) Arrive(guest cluster.GuestID, life cluster.LifeID) (*cluster.Arr
 		}
 		return nil, effects, fmt.Errorf("life %s is held for %s on this host; try again", life, status)
 	}
-	f := fact{life: life, guest: guest, status: journal.Arriving, arrival: l.nextArrival()}
-	if _, err := l.write(f); err != nil {
-		return nil, nil, fmt.Errorf("arrival of guest %s: %w", guest, err)
+	if l.asked[life] != nil {
+		return nil, nil, fmt.Errorf("life %s waits for its cluster already", life)
 	}
-	l.touch(guest)
-	l.asked[life] = &ask{guest: guest, arrival: f.arrival, cluster: owner}
-	asked := Asked{Arriving: hostapi.Arriving{Guest: guest, Life: life, Arrival: f.arrival}, Cluster: owner}
-	return &f.arrival, []Effect{{Asked: &asked}}, nil
+	arrival := l.state().Lives[life].Arrival
+	if !l.isSaved(life) { // an image that was saved here has not left its place
+		arrival = l.nextArrival()
+		if _, err := l.write(fact{life: life, guest: guest, status: journal.Arriving, arrival: arrival}); err != nil {
+			return nil, nil, fmt.Errorf("arrival of guest %s: %w", guest, err)
+		}
+		l.touch(guest)
+	}
+	l.asked[life] = &ask{guest: guest, arrival: arrival, cluster: owner}
+	asked := Asked{Arriving: hostapi.Arriving{Guest: guest, Life: life, Arrival: arrival}, Cluster: owner}
+	return &arrival, []Effect{{Asked: &asked}}, nil
+}
+
+// isSaved reports whether the life was saved here and is in its place still.
+// An order could not end it, so that it may come back to be ended: it is
+// destroyed on sight when one was given.
+func (l *Lives) isSaved(life cluster.LifeID) bool {
+	known := l.state().Lives[life]
+	_, denied := l.state().Absences[life]
+	return !denied && known.Status == journal.Left && known.Reason == string(hypervisor.ReasonSaved)
 }
 
 // mayArrive returns the cluster that has to write the arrival down; "" is none.
@@ -80,7 +95,7 @@ func (l *Lives) mayArrive(guest cluster.GuestID, life cluster.LifeID) (cluster.C
 		return "", fmt.Errorf("life %s belongs to guest %s", life, known.Guest)
 	case known.Status == journal.Ended:
 		return "", fmt.Errorf("life %s has ended and must not go on", life)
-	case known.Refused:
+	case known.Refused && !l.isSaved(life):
 		return "", fmt.Errorf("life %s is being ended by its cluster and is refused here for good", life)
 	}
 	if _, waits := l.waiting(life); waits {
@@ -123,7 +138,7 @@ func (l *Lives) Placed(c cluster.ClusterID, p hostapi.Placed) (hostapi.PlacedRep
 		}
 	}
 	delete(l.asked, p.Life)
-	return reply, []Effect{{Answered: &Answered{Arrival: p.Arrival, Refused: p.Refused}}}, nil
+	return reply, []Effect{{Answered: &Answered{Life: p.Life, Refused: p.Refused}}}, nil
 }
 
 // Withdrawn: the guard has refused an arrival, so that it does not begin.

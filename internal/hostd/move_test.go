@@ -147,6 +147,12 @@ func TestWhoMayArrive(t *testing.T) {
 			b.list(hypervisor.StateOff, "")
 		}, ""},
 		{"P7: a life that has ended here", func(b *bench) { b.claimed(); b.event(ended, lifeA, hypervisor.ReasonCrashed) }, "has ended"},
+		{"a life that was saved here", func(b *bench) { b.claimed(); b.event(ended, lifeA, hypervisor.ReasonSaved) }, ""},
+		{"a life that was saved here and is being ended: it can be ended only when it runs", func(b *bench) {
+			b.claimed()
+			b.event(ended, lifeA, hypervisor.ReasonSaved)
+			_, _, _ = b.carry(order(hostapi.ActionOff, 1, "d", lifeA), Result{Err: hypervisor.ErrNotRunning})
+		}, ""},
 		{"a life that runs here", func(b *bench) { b.claimed() }, "held for here"},
 		{"a life that leaves", func(b *bench) { b.claimed(); b.event(leaves, lifeA, "") }, "held for leaving"},
 		{"a life whose arrival is not over", func(b *bench) { b.placed() }, "held for arriving"},
@@ -335,7 +341,7 @@ func TestOffRefusesAWaitingArrival(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, effects, err := b.Admit(order(hostapi.ActionOff, 1, "d", lifeA))
-	if err != nil || len(effects) != 1 || effects[0].Answered == nil || effects[0].Answered.Arrival != *arrival || effects[0].Answered.Refused == "" {
+	if err != nil || len(effects) != 1 || effects[0].Answered == nil || effects[0].Answered.Life != lifeA || effects[0].Answered.Refused == "" {
 		t.Fatalf("effects %+v, error %v", effects, err)
 	}
 	if _, effects, _ := b.Placed(alpha, hostapi.Placed{Arriving: hostapi.Arriving{Guest: g1, Life: lifeA, Arrival: *arrival}, Revision: 5}); len(effects) != 0 {

@@ -112,7 +112,7 @@ func (l *Lives) refuse(o Order) ([]journal.Entry, []Effect) {
 	life.Refused = true
 	var effects []Effect
 	if asked := l.asked[o.Life]; asked != nil {
-		effects = append(effects, Effect{Answered: &Answered{Arrival: asked.arrival, Refused: "its cluster is ending the life"}})
+		effects = append(effects, Effect{Answered: &Answered{Life: o.Life, Refused: "its cluster is ending the life"}})
 	}
 	return []journal.Entry{{Life: &life}}, effects
 }

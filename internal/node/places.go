@@ -43,7 +43,7 @@ func (h *hosts) begin(wg *sync.WaitGroup, a hostapi.Arriving, do func()) {
 
 // arriving writes down that a life may be at a host from now on, and tells the
 // host, which lets it come only then (rule P5).
-func (h *hosts) arriving(ctx context.Context, link *hostLink, a hostapi.Arriving, may func(*cluster.State, hostapi.Arriving) string) {
+func (h *hosts) arriving(ctx context.Context, link *hostLink, a hostapi.Arriving, may func(*cluster.State, cluster.HostName, hostapi.Arriving) string) {
 	ctx, cancel := h.n.Clock.WithTimeout(ctx, placeTimeout)
 	defer cancel()
 	host := link.rec.Value.Name
@@ -61,12 +61,12 @@ func (h *hosts) arriving(ctx context.Context, link *hostLink, a hostapi.Arriving
 
 // place makes host a place of every boot of the life that has not ended, and
 // returns what to tell the host; the zero revision without refusal is: nothing.
-func (h *hosts) place(ctx context.Context, host cluster.HostName, a hostapi.Arriving, may func(*cluster.State, hostapi.Arriving) string) hostapi.Placed {
+func (h *hosts) place(ctx context.Context, host cluster.HostName, a hostapi.Arriving, may func(*cluster.State, cluster.HostName, hostapi.Arriving) string) hostapi.Placed {
 	placed := hostapi.Placed{Arriving: a}
 	for ctx.Err() == nil {
 		s, err := h.n.current(ctx)
 		if err == nil {
-			if placed.Refused = may(&s, a); placed.Refused != "" {
+			if placed.Refused = may(&s, host, a); placed.Refused != "" {
 				return placed
 			}
 			tx := placeTx(&s, host, a)
@@ -104,7 +104,7 @@ func placeTx(s *cluster.State, host cluster.HostName, a hostapi.Arriving) (tx st
 		boot := s.Boots[id]
 		tx.Guards = append(tx.Guards, cluster.Guard{Key: cluster.KeyBoot(id), Rev: boot.Rev},
 			cluster.Guard{Key: cluster.KeyEnded(id)}, cluster.Guard{Key: cluster.KeyFence(id), Rev: s.Fences[id].Rev})
-		if !slices.Contains(boot.Value.Places, host) || boot.Value.Arrivals[host] != a.Arrival {
+		if !isPlace(boot.Value, host, a.Arrival) {
 			tx.Writes = append(tx.Writes, cluster.Put(cluster.KeyBoot(id), boot.Value.Arrive(host, a.Arrival)))
 		}
 	}
@@ -116,13 +116,19 @@ func placeTx(s *cluster.State, host cluster.HostName, a hostapi.Arriving) (tx st
 	return tx
 }
 
+// isPlace reports whether the record has a host as a place by that arrival. A
+// saved guest comes back to such a place: nothing is to be written down.
+func isPlace(boot cluster.Boot, host cluster.HostName, arrival cluster.Arrival) bool {
+	return slices.Contains(boot.Places, host) && boot.Arrivals[host] == arrival
+}
+
 // anyway lets a life be where it is seen already.
-func anyway(*cluster.State, hostapi.Arriving) string { return "" }
+func anyway(*cluster.State, cluster.HostName, hostapi.Arriving) string { return "" }
 
 // barred says why a life may not come to a host; "" is it may. A life of which
 // the cluster has a tombstone is an old memory image (C-6), and so is one of a
 // guest that has registered in another life.
-func barred(s *cluster.State, a hostapi.Arriving) string {
+func barred(s *cluster.State, host cluster.HostName, a hostapi.Arriving) string {
 	known, other := false, cluster.NodeName("")
 	for id, boot := range s.Boots {
 		ended, over := s.Ended[id]
@@ -132,7 +138,7 @@ func barred(s *cluster.State, a hostapi.Arriving) string {
 			return fmt.Sprintf("life %s is of guest %s", a.Life, boot.Value.Guest)
 		case boot.Value.Life == a.Life && over && !left && ended.Value.Evidence != cluster.EvidenceSuperseded:
 			return fmt.Sprintf("boot %s of %s in this life has ended (%s)", id, boot.Value.Node, ended.Value.Evidence)
-		case boot.Value.Life == a.Life && !over && s.Fences[id].Rev != 0:
+		case boot.Value.Life == a.Life && !over && s.Fences[id].Rev != 0 && !isPlace(boot.Value, host, a.Arrival):
 			return fmt.Sprintf("boot %s of %s is being fenced", id, boot.Value.Node)
 		case boot.Value.Life == a.Life:
 			known = true

@@ -13,6 +13,7 @@ import (
 
 	"ringfence/internal/app"
 	"ringfence/internal/cli"
+	"ringfence/internal/cluster"
 	"ringfence/internal/demo"
 	"ringfence/internal/hypervisor/proc"
 	"ringfence/internal/lab"
@@ -45,7 +46,10 @@ func run() int {
 		InTerminal: isTerminal(os.Stdin), OutTerminal: isTerminal(os.Stdout),
 		Getenv: os.Getenv, User: who(), CheckResource: checkResource,
 		RunNode: func(ctx context.Context, o cli.NodeOptions) error {
-			return app.RunNode(ctx, app.NodeOptions{Data: o.Data, RunDir: o.RunDir, HostChannel: o.HostChannel, Log: o.Log})
+			return app.RunNode(ctx, app.NodeOptions{
+				Data: o.Data, RunDir: o.RunDir, HostChannel: o.HostChannel,
+				Witness: o.Witness, Host: cluster.HostName(o.Host), Log: o.Log,
+			})
 		},
 		RunHostd: func(ctx context.Context, o cli.HostdOptions) error { return app.RunHostd(ctx, app.HostdOptions(o)) },
 		Drivers:  app.DriverNames(),

@@ -18,6 +18,15 @@ import (
 // tree together where there are no cgroups; main hands it to proctree.RunReaper.
 const ReaperVerb = "resource-reaper"
 
+// agentSet is what a node needs of the agents of its machine.
+type agentSet interface {
+	Find(name string) (resource.Agent, error)
+	Check(r cluster.Resource) error
+	Announce()
+}
+
+var _ agentSet = (*Agents)(nil)
+
 // Agents are the resource agents of this machine.
 type Agents struct {
 	exec *exec.Agent

@@ -22,6 +22,9 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == ReaperVerb {
 		os.Exit(proctree.RunReaper(os.Args[2:]))
 	}
+	if len(os.Args) > 1 && os.Args[1] == daemonVerb {
+		os.Exit(runDaemon(os.Args[2], os.Args[3]))
+	}
 	os.Exit(m.Run())
 }
 
@@ -42,10 +45,13 @@ func logTo(t *testing.T) *slog.Logger {
 }
 
 func start(t *testing.T, dir, name string) *daemon {
-	d := &daemon{t: t, o: NodeOptions{
-		Data: filepath.Join(dir, name), RunDir: filepath.Join(dir, name+"-run"),
-		HostChannel: filepath.Join(dir, "no-channel"), Boot: cluster.BootID(name + "-boot"), Log: logTo(t).With("daemon", name),
-	}}
+	return startAs(t, dir, name, func(*NodeOptions) {})
+}
+
+func startAs(t *testing.T, dir, name string, change func(*NodeOptions)) *daemon {
+	d := &daemon{t: t, o: optionsOf(dir, name)}
+	d.o.Log = logTo(t).With("daemon", name)
+	change(&d.o)
 	d.run()
 	t.Cleanup(d.stop)
 	return d
@@ -65,6 +71,15 @@ func (d *daemon) stop() {
 	case <-time.After(time.Minute):
 		d.t.Error("daemon does not end")
 	}
+}
+
+// address is where the daemon listens.
+func (d *daemon) address() string {
+	data, err := pki.Open(d.o.Data, time.Now())
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return data.Identity.Address
 }
 
 func (d *daemon) api() *nodeapi.Client { return nodeapi.Dial(filepath.Join(d.o.RunDir, "node.sock")) }
@@ -129,6 +144,7 @@ func runsOn(service string) func(nodeapi.Status) bool {
 // TestThreeDaemons makes a cluster the way people do: init, token, join; runs a
 // service, moves it by a clean leave, and cold-starts everything.
 func TestThreeDaemons(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	dir := t.TempDir()
 	p := ports(t, "127.0.0.1", 3)
@@ -177,6 +193,11 @@ func TestThreeDaemons(t *testing.T) {
 
 func join(t *testing.T, member *daemon, port int, dir, name, address string) {
 	t.Helper()
+	joinAs(t, member, port, dir, name, address, false)
+}
+
+func joinAs(t *testing.T, member *daemon, port int, dir, name, address string, witness bool) nodeapi.Joined {
+	t.Helper()
 	ctx := context.Background()
 	api := member.api()
 	defer api.Close()
@@ -189,11 +210,12 @@ func join(t *testing.T, member *daemon, port int, dir, name, address string) {
 		t.Fatal(err)
 	}
 	p := ports(t, address, 3)
-	_, err = nodeapi.Join(ctx, nodeapi.JoinOptions{
-		Token: token, Member: net.JoinHostPort("127.0.0.1", fmt.Sprint(port)), Node: cluster.NodeName(name), Address: address,
-		BeatPort: p[0], PeerPort: p[1], JoinPort: p[2], Data: filepath.Join(dir, name),
+	joined, err := nodeapi.Join(ctx, nodeapi.JoinOptions{
+		Token: token, Member: net.JoinHostPort(member.address(), fmt.Sprint(port)), Node: cluster.NodeName(name), Address: address,
+		BeatPort: p[0], PeerPort: p[1], JoinPort: p[2], Witness: witness, Data: filepath.Join(dir, name),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
+	return joined
 }

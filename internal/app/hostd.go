@@ -20,8 +20,12 @@ type HostdOptions struct {
 	Driver       string // one of DriverNames
 	DriverConfig string // file with the driver's settings, JSON
 	Version      string
-	Reload       <-chan struct{} // a value asks to read the grants again
-	Log          *slog.Logger
+	// Witness is the data directory of a witness that runs in this process; ""
+	// for none. WitnessRunDir holds its socket.
+	Witness       string
+	WitnessRunDir string
+	Reload        <-chan struct{} // a value asks to read the grants again
+	Log           *slog.Logger
 }
 
 // DriverNames lists the hypervisor drivers that hostd can run with.
@@ -40,13 +44,14 @@ func RunHostd(ctx context.Context, o HostdOptions) error {
 		return err
 	}
 	defer closeDriver()
-	reloadCtx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		for {
 			select {
-			case <-reloadCtx.Done():
+			case <-ctx.Done():
 				return
 			case <-o.Reload:
 				if err := host.Reload(); err != nil {
@@ -55,9 +60,11 @@ func RunHostd(ctx context.Context, o HostdOptions) error {
 			}
 		}
 	}()
+	waitWitness := startWitness(ctx, o)
 	err = host.Run(ctx)
 	cancel()
 	<-done
+	waitWitness()
 	return err
 }
 

@@ -44,7 +44,12 @@ func (r *nodeRun) identify(ctx context.Context) (cluster.Boot, error) {
 // identifyBare is for machines without a host: the kernel's boot id, and the
 // machine's identity, with which a later boot proves that this one has ended.
 func (r *nodeRun) identifyBare(boot cluster.Boot) (cluster.Boot, error) {
-	r.Log.Warn("no channel to a host: this node takes itself for bare metal and can be fenced by other methods only", "component", "app", "path", r.HostChannel)
+	if !r.Witness {
+		r.Log.Warn("no channel to a host: this node takes itself for bare metal and can be fenced by other methods only", "component", "app", "path", r.HostChannel)
+	}
+	if r.Host != "" {
+		boot.Places = []cluster.HostName{r.Host}
+	}
 	id, err := kernelBoot()
 	if err != nil {
 		return boot, err
@@ -76,6 +81,9 @@ func (r *nodeRun) bind(ctx context.Context, boot cluster.Boot) (cluster.Boot, er
 	s, err := r.load(ctx)
 	if err != nil {
 		return boot, err
+	}
+	if record, ok := s.Nodes[boot.Node]; ok && record.Value.Witness != r.Witness {
+		return boot, fmt.Errorf("the cluster has %s as another kind of member than %s says: remove it and join again", boot.Node, r.data.Dir.Identity())
 	}
 	boot.ID = node.BootFor(&s, boot.ID)
 	if boot.Life == "" {

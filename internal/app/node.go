@@ -27,7 +27,7 @@ import (
 	"ringfence/internal/store/etcd"
 )
 
-// NodeOptions are the settings of `ringfence node run`.
+// NodeOptions are the settings of `ringfence node run` and `witness run`.
 type NodeOptions struct {
 	Data   string // the node's data directory, made by init or join
 	RunDir string // sockets and the state of resources; gone after a reboot
@@ -37,7 +37,16 @@ type NodeOptions struct {
 	// Boot replaces the kernel's boot id on a machine without a host: for tests
 	// that run several nodes on one kernel.
 	Boot cluster.BootID
-	Log  *slog.Logger
+	// Witness says that a witness is to run: a data directory of a node is
+	// refused, and one of a witness where it is false.
+	Witness bool
+	// Host is the host on which a witness runs that has no channel to one: for
+	// rule P14 only. Empty: a machine of its own.
+	Host cluster.HostName
+	// Contained: the process has other work to do and goes on when the store of
+	// this node cannot.
+	Contained bool
+	Log       *slog.Logger
 }
 
 // Timings of the wiring.
@@ -50,16 +59,27 @@ const (
 // RunNode runs a member until ctx ends; it then leaves the cluster cleanly. It
 // returns nil after a clean leave.
 func RunNode(ctx context.Context, o NodeOptions) (err error) {
-	data, err := pki.Open(o.Data, time.Now())
+	r, err := newNodeRun(o)
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(o.RunDir, 0o700); err != nil {
-		return fmt.Errorf("run directory: %w", err)
-	}
-	r := &nodeRun{NodeOptions: o, data: data, clock: clock.New(time.Now()), fatal: make(chan error, 1)}
 	defer func() { err = errors.Join(err, r.down.run()) }()
 	return r.run(ctx)
+}
+
+// newNodeRun opens the data directory and makes the run directory.
+func newNodeRun(o NodeOptions) (*nodeRun, error) {
+	data, err := pki.Open(o.Data, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	if err := checkRole(o, data.Identity); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(o.RunDir, 0o700); err != nil {
+		return nil, fmt.Errorf("run directory: %w", err)
+	}
+	return &nodeRun{NodeOptions: o, data: data, clock: clock.New(time.Now()), fatal: make(chan error, 1)}, nil
 }
 
 // nodeRun is one run of a member's daemon.
@@ -93,11 +113,10 @@ func (r *nodeRun) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	agents, err := OpenAgents(r.RunDir, r.Log)
+	agents, err := r.openAgents()
 	if err != nil {
 		return err
 	}
-	r.down.add("agents", agents.Close)
 	saved := decisions.Open(r.data.Dir.Decisions(), r.Log)
 	r.down.add("saved decisions", saved.Close)
 	r.events = nodeapi.NewEventLog(time.Now)
@@ -132,6 +151,7 @@ func (r *nodeRun) live(ctx context.Context) error {
 	go func() {
 		select {
 		case err := <-r.fatal:
+			r.stopRemoved(runCtx, err)
 			cancel(err)
 		case <-runCtx.Done():
 		}
@@ -140,6 +160,24 @@ func (r *nodeRun) live(ctx context.Context) error {
 		return err
 	}
 	return nil
+}
+
+// removedStop bounds how long a removed node tries to stop what it runs.
+const removedStop = 30 * time.Second
+
+// stopRemoved stops everything where the node was removed, which presumes that
+// its boots have ended: others may run its services, and no order will reach it
+// any more. Like a doomed boot's, this is hygiene and no evidence (rule P7).
+func (r *nodeRun) stopRemoved(ctx context.Context, err error) {
+	if !errors.Is(err, node.ErrRemoved) {
+		return
+	}
+	r.Log.Error("this node was removed from the cluster: it stops everything and ends", "component", "app")
+	ctx, cancel := context.WithTimeout(ctx, removedStop)
+	defer cancel()
+	if err := r.node.Executor.StopAll(ctx, "this node was removed"); err != nil {
+		r.Log.Error("not everything could be stopped", "component", "app", "err", err)
+	}
 }
 
 // openStore starts this node's voter and waits for a quorum.
@@ -155,8 +193,11 @@ func (r *nodeRun) openStore(ctx context.Context) error {
 		Name: string(id.Node), DataDir: r.data.Dir.Store(), Address: id.Address, PeerPort: id.PeerPort,
 		InitialCluster: id.InitialCluster, New: made != nil && len(id.InitialCluster) == 1, Token: string(id.Cluster),
 		CertFile: r.data.Dir.NodeCert(), KeyFile: r.data.Dir.NodeKey(), CAFile: r.data.Dir.CACert(),
-		Logger: r.Log,
+		Logger: r.Log, Contained: r.Contained,
 		OnFatal: func(err error) {
+			if errors.Is(err, etcd.ErrRemoved) {
+				err = node.ErrRemoved
+			}
 			r.fatal <- fmt.Errorf("the store of this node cannot go on: %w", err)
 		},
 	})
@@ -259,14 +300,14 @@ func (r *nodeRun) dialHost(h cluster.Host) (node.Host, error) {
 }
 
 // serve opens the API for the command line and the door for new nodes.
-func (r *nodeRun) serve(agents *Agents) error {
+func (r *nodeRun) serve(agents agentSet) error {
 	caPEM, err := os.ReadFile(r.data.Dir.CACert())
 	if err != nil {
 		return err
 	}
 	api := nodeapi.NewServer(nodeapi.Deps{
 		Self: r.data.Identity.Node, Mirror: r.node.Mirror, Store: r.store, Leave: r.node.Leave,
-		RaftLeader: r.store.Leader, Votes: func(n cluster.NodeName) bool { return r.store.Votes(string(n)) }, HostReachable: r.node.HostReachable, GuestSeen: r.node.GuestSeen,
+		RaftLeader: r.store.Leader, Votes: func(n cluster.NodeName) bool { return r.store.Votes(string(n)) }, Voters: r.store, HostReachable: r.node.HostReachable, GuestSeen: r.node.GuestSeen, HostSays: r.node.HostSays,
 		CheckResource: agents.Check, NewToken: r.newToken, CACert: caPEM,
 		Warnings: r.warnings, Now: r.clock.Now, Events: r.events, Log: r.Log,
 	})

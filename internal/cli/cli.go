@@ -115,7 +115,7 @@ Begin with ` + "`ringfence demo`" + `, which shows it on this machine, or with
 	}
 	in(groupSee, a.statusCmd(), a.explainCmd(), a.eventsCmd(), a.decisionCmd())
 	in(groupRun, a.serviceCmd(), a.configCmd(), a.nodeCmd())
-	in(groupBuild, a.initCmd(), a.tokenCmd(), a.joinCmd(), a.hostdCmd(), a.hostCmd(), a.clusterCmd())
+	in(groupBuild, a.initCmd(), a.tokenCmd(), a.joinCmd(), a.witnessCmd(), a.hostdCmd(), a.hostCmd(), a.clusterCmd())
 	root.AddCommand(a.versionCmd(), exitCodesTopic())
 	root.AddCommand(a.Extra...)
 	return root

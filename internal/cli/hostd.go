@@ -129,7 +129,11 @@ func (a *app) hostdRunCmd() *cobra.Command {
 		Short: "Run this host's daemon",
 		Long: `Run the daemon of this host in the foreground; its log goes to standard error.
 SIGHUP makes it read again which clusters may deal with which guests. When it
-ends, guests go on.`,
+ends, guests go on.
+
+With --witness it also runs a witness, made by ` + "`ringfence witness join`" + `: a voter
+without services, best on a host that carries no other voter. hostd goes on
+whatever becomes of the witness; SIGTERM lets the witness leave first.`,
 		Example: "  ringfence hostd run --driver " + strings.Join(a.Drivers[:min(1, len(a.Drivers))], ""),
 		Args:    noArgs,
 		RunE: func(c *cobra.Command, _ []string) (err error) {
@@ -145,6 +149,8 @@ ends, guests go on.`,
 	}
 	c.Flags().StringVar(&o.Driver, "driver", "", "hypervisor: "+strings.Join(a.Drivers, ", ")+" (required)")
 	c.Flags().StringVar(&o.DriverConfig, "driver-config", "", "file with the driver's own settings")
+	c.Flags().StringVar(&o.Witness, "witness", "", "data directory of a witness to run in this process too")
+	c.Flags().StringVar(&o.WitnessRunDir, "witness-run-dir", DefaultRunDir, "directory for the socket of the witness")
 	complete(c, "driver", a.Drivers...)
 	dataFlag(c, &o.Data)
 	logs.add(c)

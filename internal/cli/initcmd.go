@@ -23,10 +23,10 @@ type ownFlags struct {
 	beatPort, peerPort, joinPort int
 }
 
-func (o *ownFlags) add(c *cobra.Command) {
+func (o *ownFlags) add(c *cobra.Command, data string) {
 	c.Flags().StringVar(&o.node, "node", "", "name of this node (required)")
 	c.Flags().StringVar(&o.address, "address", "", "IP address or host name at which the other nodes reach this one (required)")
-	c.Flags().StringVar(&o.data, "data", DefaultNodeData, "data directory to make")
+	c.Flags().StringVar(&o.data, "data", data, "data directory to make")
 	c.Flags().IntVar(&o.beatPort, "beat-port", DefaultBeatPort, "UDP port for heartbeats")
 	c.Flags().IntVar(&o.peerPort, "peer-port", DefaultPeerPort, "TCP port for the store")
 	c.Flags().IntVar(&o.joinPort, "join-port", DefaultJoinPort, "TCP port for nodes that join")
@@ -40,6 +40,12 @@ func required(c *cobra.Command, names ...string) error {
 		}
 	}
 	return nil
+}
+
+// runFlags are the flags of the daemons of nodes and witnesses.
+func runFlags(c *cobra.Command, o *NodeOptions) {
+	c.Flags().StringVar(&o.RunDir, "run-dir", DefaultRunDir, "directory for sockets and the state of resources; a reboot must empty it or keep it whole")
+	c.Flags().StringVar(&o.HostChannel, "host-channel", DefaultHostChannel, "this guest's own channel to its host; where nothing is there, the node is bare metal")
 }
 
 func (a *app) initCmd() *cobra.Command {
@@ -70,12 +76,14 @@ next:
                               for each host, which says there: ringfence hostd allow %s.cluster --guest UUID
   ringfence node run --data %s
   ringfence token create      for each further node, which reads it there: ringfence join - %s
+quorum does not survive the loss of this host yet: it takes three voters on three hosts, for
+instance two nodes and a witness (ringfence witness join); `+"`ringfence status`"+` shows what is missing
 `, id.Name, id.Cluster, id.Node, o.data, o.data, id.Name, id.Name, o.data, net.JoinHostPort(o.address, strconv.Itoa(o.joinPort)))
 			return err
 		},
 	}
 	c.Flags().StringVar(&name, "name", "", "name of the cluster (required)")
-	o.add(c)
+	o.add(c, DefaultNodeData)
 	return c
 }
 
@@ -95,17 +103,10 @@ Nodes are taken in one at a time: start each before the next one joins.`,
   ssh n1 ringfence token create | ringfence join - 192.0.2.11 --node n2 --address 192.0.2.12`,
 		Args: named("TOKEN-FILE", "ADDRESS"),
 		RunE: func(c *cobra.Command, args []string) error {
-			if err := required(c, "node", "address"); err != nil {
-				return err
-			}
-			text, err := a.readToken(args[0])
-			if err != nil {
-				return usageError(c, err)
-			}
-			return a.join(c, text, args[1], o)
+			return a.admitted(c, args, o, false)
 		},
 	}
-	o.add(c)
+	o.add(c, DefaultNodeData)
 	return c
 }
 
@@ -133,32 +134,52 @@ func (a *app) readToken(file string) (string, error) {
 	return strings.TrimSpace(string(text)), nil
 }
 
-func (a *app) join(c *cobra.Command, text, member string, o ownFlags) error {
+// admitted joins a cluster with the arguments TOKEN-FILE and ADDRESS, and says
+// what comes next.
+func (a *app) admitted(c *cobra.Command, args []string, o ownFlags, witness bool) error {
+	if err := required(c, "node", "address"); err != nil {
+		return err
+	}
+	text, err := a.readToken(args[0])
+	if err != nil {
+		return usageError(c, err)
+	}
 	token, err := pki.ParseToken(text)
 	if err != nil {
 		return usageError(c, err)
 	}
+	joined, err := a.join(c, token, args[1], o, witness)
+	if err != nil {
+		return err
+	}
+	kind, next := "node", fmt.Sprintf("  ringfence node run --data %s\n  add [[node]] with name = %q to the configuration, if it is not there", o.data, string(joined.Node))
+	if witness {
+		kind, next = "witness", fmt.Sprintf("  ringfence witness run --data %s\n  or, on a host: ringfence hostd run --witness %s", o.data, o.data)
+	}
+	fmt.Fprintf(a.Out, "%s %s is admitted to cluster %s, with its data in %s\nnext:\n%s\n", kind, joined.Node, joined.Name, o.data, next)
+	if len(joined.Warnings) == 0 {
+		a.progress("once %s runs, quorum survives the loss of any one host, unless it shares its host with another voter", joined.Node)
+	}
+	for _, warning := range joined.Warnings {
+		a.progress("warning: once %s runs, %s", joined.Node, warning)
+	}
+	return nil
+}
+
+func (a *app) join(c *cobra.Command, token pki.Token, member string, o ownFlags, witness bool) (nodeapi.Joined, error) {
 	if _, _, err := net.SplitHostPort(member); err != nil {
 		member = net.JoinHostPort(member, strconv.Itoa(DefaultJoinPort))
 	}
 	a.progress("asking %s to admit %s", member, o.node)
-	id, err := nodeapi.Join(c.Context(), nodeapi.JoinOptions{
+	joined, err := nodeapi.Join(c.Context(), nodeapi.JoinOptions{
 		Token: token, Member: member, Node: cluster.NodeName(o.node), Address: o.address,
-		BeatPort: o.beatPort, PeerPort: o.peerPort, JoinPort: o.joinPort, Data: o.data,
+		BeatPort: o.beatPort, PeerPort: o.peerPort, JoinPort: o.joinPort, Witness: witness, Data: o.data,
 	})
 	var unreachable *nodeapi.UnreachableError
 	if errors.As(err, &unreachable) {
-		return withHint(fmt.Errorf("member %s does not answer: %w", member, unreachable.Err), "the token is still good; is `ringfence node run` up there, and the join port open?")
+		return joined, withHint(fmt.Errorf("member %s does not answer: %w", member, unreachable.Err), "the token is still good; is `ringfence node run` up there, and the join port open?")
 	}
-	if err != nil {
-		return err
-	}
-	_, err = fmt.Fprintf(a.Out, `node %s is admitted to cluster %s, with its data in %s
-next:
-  ringfence node run --data %s
-  add [[node]] with name = %q to the configuration, if it is not there
-`, id.Node, id.Name, o.data, o.data, string(id.Node))
-	return err
+	return joined, err
 }
 
 func (a *app) tokenCmd() *cobra.Command {

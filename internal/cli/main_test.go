@@ -40,7 +40,7 @@ func testDeps() cli.Deps {
 		Getenv: os.Getenv, User: "ann@desk", CheckResource: checkResource,
 		RunNode: runWorld,
 		RunHostd: func(_ context.Context, o cli.HostdOptions) error {
-			o.Log.Info("hostd would run", "driver", o.Driver, "data", o.Data)
+			o.Log.Info("hostd would run", "driver", o.Driver, "data", o.Data, "witness", o.Witness)
 			return nil
 		},
 		Drivers: []string{"proc"},

@@ -14,11 +14,12 @@ import (
 func (a *app) nodeCmd() *cobra.Command {
 	return group(&cobra.Command{
 		Use:   "node",
-		Short: "Run a node, empty it, let it leave, confirm its death",
-		Long:  "Run the daemon of a node, take nodes out of service and back, let this node leave, or give your word that one is dead.",
+		Short: "Run a node, empty it, let it leave, confirm its death, remove it",
+		Long: `Run the daemon of a node, take nodes out of service and back, let this node leave,
+give your word that one is dead, or take one out of the cluster for good.`,
 		Example: `  ringfence node run
   ringfence node standby n1`,
-	}, a.nodeRunCmd(), a.standbyCmd(), a.unstandbyCmd(), a.leaveCmd(), a.confirmDeadCmd())
+	}, a.nodeRunCmd(), a.standbyCmd(), a.unstandbyCmd(), a.leaveCmd(), a.confirmDeadCmd(), a.removeCmd())
 }
 
 func (a *app) nodeRunCmd() *cobra.Command {
@@ -42,8 +43,7 @@ The data directory is made by ` + "`ringfence init` or `ringfence join`" + `.`,
 		},
 	}
 	c.Flags().StringVar(&o.Data, "data", DefaultNodeData, "data directory of the node")
-	c.Flags().StringVar(&o.RunDir, "run-dir", DefaultRunDir, "directory for sockets and the state of resources; a reboot must empty it or keep it whole")
-	c.Flags().StringVar(&o.HostChannel, "host-channel", DefaultHostChannel, "this guest's own channel to its host; where nothing is there, the node is bare metal")
+	runFlags(c, &o)
 	logs.add(c)
 	return c
 }

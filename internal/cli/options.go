@@ -9,11 +9,13 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// NodeOptions are the settings of `ringfence node run`.
+// NodeOptions are the settings of `ringfence node run` and `witness run`.
 type NodeOptions struct {
 	Data        string // data directory, made by init or join
 	RunDir      string // sockets and the state of resources
 	HostChannel string // the guest's own channel to its host
+	Witness     bool   // the data directory is that of a witness
+	Host        string // the host on which a witness runs; "" for none or unknown
 	Log         *slog.Logger
 }
 
@@ -23,6 +25,9 @@ type HostdOptions struct {
 	Driver       string // one of Deps.Drivers
 	DriverConfig string // file of the driver; "" for none
 	Version      string // told to clusters
+	// Witness is the data directory of a witness to run beside; "" for none.
+	Witness       string
+	WitnessRunDir string
 	// Reload delivers a value whenever the grants shall be read again.
 	Reload <-chan struct{}
 	Log    *slog.Logger

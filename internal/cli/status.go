@@ -143,7 +143,11 @@ func (a *app) nodeTable(s nodeapi.Status) table {
 		if n.Standby && n.State == "member" {
 			state = "standby"
 		}
-		addReasons(&t, n.Why, name, state, orDash(join(n.Hosts, ",")), orDash(n.Address), orDash(join(n.Services, ",")))
+		services := orDash(join(n.Services, ","))
+		if n.Witness {
+			services = "(witness)"
+		}
+		addReasons(&t, n.Why, name, state, orDash(join(n.Hosts, ",")), orDash(n.Address), services)
 	}
 	return t
 }

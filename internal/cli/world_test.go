@@ -14,6 +14,7 @@ import (
 	"ringfence/internal/cli"
 	"ringfence/internal/clock"
 	"ringfence/internal/cluster"
+	"ringfence/internal/detect"
 	"ringfence/internal/mirror"
 	"ringfence/internal/nodeapi"
 	"ringfence/internal/pki"
@@ -64,7 +65,8 @@ func runWorld(ctx context.Context, o cli.NodeOptions) error {
 		Self: "n1", Mirror: w.mirror, Store: w.store, Leave: cancel, RaftLeader: lead,
 		HostReachable: func(h cluster.HostName) bool { return h != "h3" },
 		GuestSeen:     func(cluster.GuestID) (hostapi.Guest, bool) { return hostapi.Guest{}, false },
-		CheckResource: checkResource, CACert: caPEM, Now: w.now, Events: events, Log: o.Log,
+		HostSays:      func(cluster.BootID) detect.Said { return detect.Said{} },
+		Voters:        voters{}, CheckResource: checkResource, CACert: caPEM, Now: w.now, Events: events, Log: o.Log,
 		NewToken: func() (pki.Token, error) { return pki.NewToken(rand.Reader, pki.FingerprintOf(data.Credentials.CA)) },
 		Warnings: func() []string { return nil },
 	})

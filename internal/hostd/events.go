@@ -11,9 +11,9 @@ import (
 )
 
 // getEvents is the stream of one client: hello, the certificates that it may
-// have missed, then what happens. It ends with the client, with hostd, and
-// when the client does not take an event within writeTimeout or falls
-// streamBuffer events behind.
+// have missed, every guest that it may see, then what happens. It ends with the
+// client, with hostd, and when the client does not take an event within
+// writeTimeout or falls streamBuffer events behind.
 func (d *Daemon) getEvents(w http.ResponseWriter, r *http.Request) {
 	who, err := whose(r)
 	var since uint64
@@ -99,6 +99,11 @@ func (p Past) events() [][]byte {
 	}
 	for _, arriving := range p.Arriving {
 		out = append(out, encodeEvent(hostapi.EventArriving, 0, arriving))
+	}
+	for _, guest := range p.Guests {
+		if event := encodeEvent(hostapi.EventGuest, 0, guest); event != nil {
+			out = append(out, event)
+		}
 	}
 	return out
 }

@@ -3,6 +3,8 @@ package hostd
 import (
 	"crypto/ed25519"
 	"log/slog"
+	"maps"
+	"slices"
 
 	"ringfence/internal/cluster"
 	"ringfence/internal/hostd/journal"
@@ -291,14 +293,21 @@ type Past struct {
 	Certificates []cluster.DeathCertificate
 	Absences     []cluster.Absence
 	Arriving     []hostapi.Arriving // that wait for an answer
+	Guests       []hostapi.Guest    // the last word on every guest that it may see
 }
 
 // Since returns what a stream of a cluster begins with.
 func (l *Lives) Since(c cluster.ClusterID, seq uint64) Past {
-	return Past{
+	past := Past{
 		Hello:        hostapi.Hello{Host: l.cfg.Host, HostBoot: l.cfg.HostBoot, LastSeq: l.state().LastSeq},
 		Certificates: l.state().Since(c, seq), Absences: l.state().AbsencesSince(c, seq), Arriving: l.waitingFor(c),
 	}
+	for _, id := range slices.Sorted(maps.Keys(l.views)) {
+		if l.cfg.Permissions.Allows(c, id) {
+			past.Guests = append(past.Guests, l.Told(l.views[id]))
+		}
+	}
+	return past
 }
 
 // Ack notes that a certificate or an absence stands in its cluster's store.

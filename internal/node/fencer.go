@@ -15,7 +15,7 @@ import (
 	"ringfence/internal/wire/hostapi"
 )
 
-// fenceTimeout bounds one attempt of one method. What it cuts short is unknown.
+// fenceTimeout bounds one order to a host. What it cuts short is unknown.
 const fenceTimeout = 10 * time.Second
 
 // fenceLoop carries out the fence attempts that are assigned to this node.
@@ -193,9 +193,11 @@ func (n *Node) offEverywhere(ctx context.Context, fence cluster.Fence, boot clus
 
 // offAt asks one host.
 func (n *Node) offAt(ctx context.Context, fence cluster.Fence, boot cluster.Boot, place cluster.HostName) (cluster.Outcome, string) {
-	reply, err := n.hosts.off(ctx, place, boot.Guest, hostapi.Order{
-		Cluster: n.Cluster, Incarnation: n.Incarnation, Epoch: fence.Epoch,
-		Decision: fmt.Sprintf("fence/%s", fence.Boot), Life: boot.Life,
+	reply, err := n.hosts.order(ctx, place, func(ctx context.Context, host Host) (hostapi.Reply, error) {
+		return host.Off(ctx, boot.Guest, hostapi.Order{
+			Cluster: n.Cluster, Incarnation: n.Incarnation, Epoch: fence.Epoch,
+			Decision: fmt.Sprintf("fence/%s", fence.Boot), Life: boot.Life,
+		})
 	})
 	switch {
 	case err != nil:

@@ -49,6 +49,8 @@ type Raft interface {
 type Host interface {
 	// Off ends a life. An answer that did not come is OutcomeUnknown.
 	Off(ctx context.Context, guest cluster.GuestID, o hostapi.Order) (hostapi.Reply, error)
+	// On starts a guest cold. An answer that did not come is OutcomeUnknown.
+	On(ctx context.Context, guest cluster.GuestID, o hostapi.Order) (hostapi.Reply, error)
 	// Stream delivers events until the stream is lost or take fails.
 	Stream(ctx context.Context, since uint64, take func(hostclient.Event) error) error
 	// Ack tells the host that a certificate or an absence stands in the store.
@@ -86,6 +88,8 @@ var (
 	// ErrDoomed: this boot is to be fenced or has a tombstone; it has stopped
 	// what it could and must not go on (rules P7, P19).
 	ErrDoomed = errors.New("this boot is fenced or was declared ended; restart the node's operating system")
+	// ErrRemoved: an operator took the node out of the cluster.
+	ErrRemoved = errors.New("this node was removed from the cluster: join again with a new token, into a new data directory")
 	// ErrLeft: the node left cleanly, as it was asked to.
 	ErrLeft = errors.New("left the cluster")
 )
@@ -148,6 +152,7 @@ func (n *Node) Run(ctx context.Context) error {
 		run("probe", n.probeLoop)
 		run("lead", n.leadLoop)
 		run("fencer", n.fenceLoop)
+		run("power", n.powerLoop)
 		run("hosts", n.hosts.run)
 		run("appeal", n.appealLoop)
 		run("doom", n.doomLoop)

@@ -37,7 +37,7 @@ func (h *fakeHost) asks(g *guest) hostapi.Placed {
 	h.arrivals[g.life] = a.Arrival
 	delete(h.away, g.life)
 	h.placed = nil
-	h.push(hostclient.Event{Arriving: &a})
+	h.publish(hostclient.Event{Arriving: &a})
 	h.w.mu.Unlock()
 	time.Sleep(6 * time.Second)
 	h.w.mu.Lock()
@@ -48,12 +48,6 @@ func (h *fakeHost) asks(g *guest) hostapi.Placed {
 		}
 	}
 	return hostapi.Placed{}
-}
-
-func (h *fakeHost) push(e hostclient.Event) {
-	for _, feed := range h.feeds {
-		feed <- e
-	}
 }
 
 // moved lets the life run at another host now.
@@ -67,7 +61,7 @@ func (h *fakeHost) moved(g *guest, to *fakeHost) {
 		h.away = map[cluster.LifeID]bool{}
 	}
 	h.away[g.life] = true
-	h.push(hostclient.Event{Absence: h.absence(g.life, false)})
+	h.publish(hostclient.Event{Absence: h.absence(g.life, false)})
 }
 
 // absence signs that a life is not here.
@@ -262,7 +256,7 @@ func TestAForgedAbsenceTakesNoPlaceOut(t *testing.T) {
 				if a.Host == "h2" {
 					from = w.hosts["h2"]
 				}
-				from.push(hostclient.Event{Absence: a})
+				from.publish(hostclient.Event{Absence: a})
 				w.mu.Unlock()
 				time.Sleep(5 * time.Second)
 				w.wantPlaces("n1-b1", "h1", "h2")
@@ -277,7 +271,7 @@ func TestAStrayLifeGetsItsPlace(t *testing.T) {
 	play(t, func(w *world) {
 		g := w.guests["n1"]
 		w.mu.Lock()
-		w.hosts["h3"].push(hostclient.Event{Guest: &hostapi.Guest{ID: "guest-n1", Name: "n1", State: "running", Life: g.life}})
+		w.hosts["h3"].publish(hostclient.Event{Guest: &hostapi.Guest{ID: "guest-n1", Name: "n1", State: "running", Life: g.life}})
 		w.mu.Unlock()
 		time.Sleep(time.Second)
 		w.wantPlaces("n1-b1", "h1", "h3")

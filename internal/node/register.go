@@ -47,8 +47,9 @@ func (n *Node) tryRegister(ctx context.Context) (done bool, err error) {
 		n.stopLeftovers(ctx, &s)
 		return false, ErrDoomed
 	}
-	if _, joined := s.Nodes[n.Self.Node]; !joined {
-		return false, fmt.Errorf("the cluster has no node %s: it was removed; join again with a new token", n.Self.Node)
+	record, joined := s.Nodes[n.Self.Node]
+	if !joined || record.Value.Removing {
+		return false, fmt.Errorf("%w (node %s)", ErrRemoved, n.Self.Node)
 	}
 	if known, ok := s.Boots[n.Self.ID]; ok {
 		if known.Value.Node != n.Self.Node {
@@ -65,7 +66,9 @@ func (n *Node) tryRegister(ctx context.Context) (done bool, err error) {
 	}
 	boot := n.Self
 	boot.Phase = cluster.PhaseJoining
-	guards := []cluster.Guard{{Key: cluster.KeyBoot(boot.ID)}, {Key: cluster.KeyEnded(boot.ID)}}
+	guards := []cluster.Guard{ // with the node's record: no boot registers behind a removal
+		{Key: cluster.KeyBoot(boot.ID)}, {Key: cluster.KeyEnded(boot.ID)}, {Key: cluster.KeyNode(boot.Node), Rev: record.Rev},
+	}
 	for id, former := range s.Boots {
 		if former.Value.Node == boot.Node {
 			boot.Predecessors = append(boot.Predecessors, id)
@@ -120,7 +123,7 @@ func (n *Node) noteLife(ctx context.Context, known cluster.Rec[cluster.Boot]) (d
 func (n *Node) stopLeftovers(ctx context.Context, s *cluster.State) {
 	ctx, cancel := n.Clock.WithTimeout(ctx, doomStop)
 	defer cancel()
-	defs := slices.Clone(s.Config.Value.Services)
+	defs := slices.Clone(n.mayFind(s))
 	for _, owner := range s.Owners {
 		if owner.Value.Boot == n.Self.ID { // as it was ordered, wherever the configuration went
 			defs = append(defs, owner.Value.Definition)
@@ -131,6 +134,15 @@ func (n *Node) stopLeftovers(ctx context.Context, s *cluster.State) {
 			n.Log.Error("not everything could be stopped", "component", "doom", "service", def.Name, "left", left)
 		}
 	}
+}
+
+// mayFind returns the services that may be active here: none on a witness, which
+// has no agents and is never given any.
+func (n *Node) mayFind(s *cluster.State) []cluster.ServiceConfig {
+	if s.Nodes[n.Self.Node].Value.Witness {
+		return nil
+	}
+	return s.Config.Value.Services
 }
 
 // probeLoop looks for every service under every configuration before anything
@@ -162,7 +174,7 @@ const probeRetry = 2 * time.Second
 func (n *Node) probe(ctx context.Context, s *cluster.State) bool {
 	probe := cluster.Probe{Node: n.Self.Node, Boot: n.Self.ID, Config: s.Config.Rev}
 	joining := s.Boots[n.Self.ID].Value.Phase == cluster.PhaseJoining
-	for _, def := range s.Config.Value.Services {
+	for _, def := range n.mayFind(s) {
 		// What is owned may be given to this boot at any moment, unless it is
 		// still joining: the executor alone may touch it then. What nobody owns
 		// is not given to anybody before this probe is written (plan's probed).

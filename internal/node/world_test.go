@@ -14,10 +14,10 @@ import (
 	"testing"
 	"time"
 
-	"ringfence/internal/clock"
 	"ringfence/internal/cluster"
 	"ringfence/internal/heartbeat"
 	"ringfence/internal/hostclient"
+	"ringfence/internal/hypervisor"
 	"ringfence/internal/resource"
 	"ringfence/internal/store/mem"
 	"ringfence/internal/wire/hostapi"
@@ -47,9 +47,11 @@ type guest struct {
 	boot   int
 	life   cluster.LifeID
 	alive  bool
+	moving bool // its host says so
 	node   *Node
 	cancel context.CancelFunc
 	inbox  chan heartbeat.Received
+	clock  *guestClock
 	err    error
 	client *mem.Client
 	agent  *fakeAgent
@@ -100,6 +102,10 @@ func (w *world) put(key string, record any) {
 	}
 }
 
+func (w *world) hostOf(name cluster.NodeName) *fakeHost {
+	return w.hosts[cluster.HostName("h"+string(name[1]))]
+}
+
 func (w *world) now() time.Duration { return time.Since(w.start) }
 
 func (w *world) note(format string, args ...any) {
@@ -114,12 +120,17 @@ func (w *world) boot(name cluster.NodeName) *guest {
 		g = &guest{w: w, name: name}
 		w.guests[name] = g
 	}
+	if g.alive {
+		g.die() // a person and the cluster start it at once
+	}
 	g.boot++
-	host := w.hosts[cluster.HostName("h"+string(name[1]))]
+	host := w.hostOf(name)
 	g.life = cluster.LifeID(fmt.Sprintf("%s:%d:1", host.name, g.boot))
-	g.alive = true
+	g.alive, g.moving = true, false
+	g.clock = newGuestClock(w.ctx, w.start)
 	host.lives[g.life] = g
 	g.agent = &fakeAgent{g: g}
+	host.tell(g)
 	w.mu.Unlock()
 	w.daemon(g)
 	return g
@@ -150,7 +161,7 @@ func (w *world) daemon(g *guest) {
 			}
 			return g.agent, nil
 		},
-		Clock: clock.New(w.start), Log: slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Clock: g.clock, Log: slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
 	node := g.node
 	w.mu.Unlock()
@@ -168,17 +179,19 @@ func (w *world) daemon(g *guest) {
 func (w *world) kill(name cluster.NodeName, hostTells bool) {
 	w.mu.Lock()
 	g := w.guests[name]
+	former := guest{name: name, life: g.life} // it may be started anew at once
 	g.die()
 	w.mu.Unlock()
-	host := w.hosts[cluster.HostName("h"+string(name[1]))]
+	host := w.hostOf(name)
 	if hostTells {
-		host.certify(g, cluster.CauseCrashed)
+		host.certify(&former, cluster.CauseCrashed)
 	}
 }
 
 // die is the end of a life, with the mutex held.
 func (g *guest) die() {
-	g.alive = false
+	g.alive, g.moving = false, false
+	g.w.hostOf(g.name).tell(g)
 	g.cancel()
 	g.client.SetFault(mem.Cut())
 	for svc, node := range g.w.active {
@@ -199,15 +212,15 @@ func (g wire) Send(_ []heartbeat.Peer, p heartbeat.Payload) {
 	w := g.w
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.cut[g.name] || !g.alive {
+	if w.cut[g.name] || !g.alive || g.clock.stands() {
 		return
 	}
 	for _, peer := range w.guests {
-		if peer == g.guest || w.cut[peer.name] || !peer.alive {
+		if peer == g.guest || w.cut[peer.name] || !peer.alive || peer.clock.stands() {
 			continue
 		}
 		select {
-		case peer.inbox <- heartbeat.Received{Node: g.name, Boot: g.node.Self.ID, Tick: p.Tick, Revision: p.Revision, At: w.now()}:
+		case peer.inbox <- heartbeat.Received{Node: g.name, Boot: g.node.Self.ID, Tick: p.Tick, Revision: p.Revision, At: peer.clock.Now()}:
 		default:
 		}
 	}
@@ -328,7 +341,11 @@ type fakeHost struct {
 	lives  map[cluster.LifeID]*guest
 	certs  []cluster.DeathCertificate
 	feeds  map[*fakeLink]chan hostclient.Event
-	silent bool // unreachable
+	silent bool                     // unreachable
+	ons    map[string]hostapi.Reply // by decision
+	// refuses is how many orders to start a guest it does not carry out.
+	refuses int
+	started int // guests, by such orders
 	moves
 }
 
@@ -337,7 +354,7 @@ func newFakeHost(w *world, name cluster.HostName) *fakeHost {
 	copy(seed, name)
 	return &fakeHost{
 		w: w, name: name, key: ed25519.NewKeyFromSeed(seed),
-		lives: map[cluster.LifeID]*guest{}, feeds: map[*fakeLink]chan hostclient.Event{},
+		lives: map[cluster.LifeID]*guest{}, feeds: map[*fakeLink]chan hostclient.Event{}, ons: map[string]hostapi.Reply{},
 	}
 }
 
@@ -350,10 +367,29 @@ func (h *fakeHost) certify(g *guest, cause cluster.Cause) cluster.DeathCertifica
 	}
 	c.Signature = ed25519.Sign(h.key, c.SigningBytes())
 	h.certs = append(h.certs, c)
-	for _, feed := range h.feeds {
-		feed <- hostclient.Event{Certificate: &c}
-	}
+	h.publish(hostclient.Event{Certificate: &c})
 	return c
+}
+
+// publish sends an event on every stream, with the mutex held.
+func (h *fakeHost) publish(e hostclient.Event) {
+	for _, feed := range h.feeds {
+		feed <- e
+	}
+}
+
+// tell says how a guest is, with the mutex held.
+func (h *fakeHost) tell(g *guest) { h.publish(hostclient.Event{Guest: h.guest(g)}) }
+
+func (h *fakeHost) guest(g *guest) *hostapi.Guest {
+	told := hostapi.Guest{ID: cluster.GuestID("guest-" + g.name), State: string(hypervisor.StateOff)}
+	if g.alive {
+		told.State, told.Life, told.Moving = string(hypervisor.StateRunning), g.life, g.moving
+		if g.clock.stands() {
+			told.State = string(hypervisor.StatePaused)
+		}
+	}
+	return &told
 }
 
 type fakeLink struct {
@@ -382,6 +418,37 @@ func (l *fakeLink) Off(_ context.Context, _ cluster.GuestID, o hostapi.Order) (h
 	return hostapi.Reply{Outcome: cluster.OutcomeDone, Certificate: &cert}, nil
 }
 
+// On is hostd's: a decision is carried out once, a repeated one gets the same answer.
+func (l *fakeLink) On(_ context.Context, id cluster.GuestID, o hostapi.Order) (hostapi.Reply, error) {
+	w := l.h.w
+	w.mu.Lock()
+	g := w.guests[cluster.NodeName(strings.TrimPrefix(string(id), "guest-"))]
+	known, repeated := l.h.ons[o.Decision]
+	switch {
+	case l.h.silent:
+		w.mu.Unlock()
+		return hostapi.Reply{Outcome: cluster.OutcomeUnknown, Detail: "host does not answer"}, errors.New("host does not answer")
+	case repeated:
+		w.mu.Unlock()
+		return known, nil
+	case l.h.refuses > 0:
+		l.h.refuses--
+		w.mu.Unlock()
+		return hostapi.Reply{Outcome: cluster.OutcomeNotDone, Detail: "no memory"}, nil
+	case g.alive:
+		w.mu.Unlock()
+		return hostapi.Reply{Outcome: cluster.OutcomeNotDone, Detail: "guest is running already"}, nil
+	}
+	w.mu.Unlock()
+	w.boot(g.name)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	l.h.started++
+	reply := hostapi.Reply{Outcome: cluster.OutcomeDone, Life: g.life}
+	l.h.ons[o.Decision] = reply
+	return reply, nil
+}
+
 func (l *fakeLink) Stream(ctx context.Context, _ uint64, take func(hostclient.Event) error) error {
 	feed := make(chan hostclient.Event, 100)
 	l.h.w.mu.Lock()
@@ -391,6 +458,12 @@ func (l *fakeLink) Stream(ctx context.Context, _ uint64, take func(hostclient.Ev
 	}
 	l.h.feeds[l] = feed
 	old := slices.Clone(l.h.certs)
+	var guests []*hostapi.Guest
+	for _, g := range l.h.w.guests {
+		if l.h.w.hostOf(g.name) == l.h {
+			guests = append(guests, l.h.guest(g))
+		}
+	}
 	l.h.w.mu.Unlock()
 	defer func() {
 		l.h.w.mu.Lock()
@@ -401,11 +474,17 @@ func (l *fakeLink) Stream(ctx context.Context, _ uint64, take func(hostclient.Ev
 	for _, c := range old {
 		_ = take(hostclient.Event{Certificate: &c})
 	}
+	for _, g := range guests {
+		_ = take(hostclient.Event{Guest: g})
+	}
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case e := <-feed:
+			if e == (hostclient.Event{}) {
+				return errors.New("the stream breaks")
+			}
 			_ = take(e)
 		}
 	}

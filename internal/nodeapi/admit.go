@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"strconv"
@@ -19,6 +20,7 @@ import (
 	"ringfence/internal/cluster"
 	"ringfence/internal/mirror"
 	"ringfence/internal/pki"
+	"ringfence/internal/plan"
 	"ringfence/internal/store"
 	"ringfence/internal/wire/beat"
 )
@@ -158,11 +160,24 @@ func (a *Admitter) admit(w http.ResponseWriter, r *http.Request) (JoinReply, err
 	a.log.Info("node admitted", "joined", req.Node, "address", req.Address, "token", token, "remote", r.RemoteAddr)
 	id := a.Identity
 	id.Node, id.Address, id.InitialCluster = req.Node, req.Address, voters
-	id.BeatPort, id.PeerPort, id.JoinPort = req.BeatPort, req.PeerPort, req.JoinPort
+	id.BeatPort, id.PeerPort, id.JoinPort, id.Witness = req.BeatPort, req.PeerPort, req.JoinPort, req.Witness
 	return JoinReply{
 		CACert: string(a.CA.CertPEM), CAKey: string(a.CA.KeyPEM), NodeCert: string(cert),
-		BeatKey: hex.EncodeToString(a.BeatKey[:]), Identity: id,
+		BeatKey: hex.EncodeToString(a.BeatKey[:]), Identity: id, Warnings: a.risksWith(req.Node),
 	}, nil
+}
+
+// risksWith says which loss of one machine would cost quorum once a node that
+// has just been admitted runs, on a machine of its own.
+func (a *Admitter) risksWith(newcomer cluster.NodeName) []string {
+	s, _ := a.Mirror.Snapshot()
+	nodes := nodeStatuses(&s, plan.Plan(plan.Snapshot{State: s, Now: a.Now(), Self: a.Identity.Node}), nil)
+	for i := range nodes {
+		if nodes[i].Name == newcomer {
+			nodes[i].Voter, nodes[i].State, nodes[i].Hosts = true, string(cluster.NodeMember), nil
+		}
+	}
+	return quorumRisks(nodes)
 }
 
 // Run gives voters their vote: on the member that leads the store, every node
@@ -171,6 +186,7 @@ func (a *Admitter) Run(ctx context.Context) {
 	voting := map[uint64]bool{}
 	for ctx.Err() == nil {
 		s, changed := a.Mirror.Snapshot()
+		forgetRemoved(voting, &s)
 		behind := false
 		if _, leads, ok := a.RaftLeader(); ok && leads {
 			behind = a.promote(ctx, &s, voting)
@@ -187,10 +203,19 @@ func (a *Admitter) Run(ctx context.Context) {
 	}
 }
 
+// forgetRemoved drops the voters that are on record no more.
+func forgetRemoved(voting map[uint64]bool, s *cluster.State) {
+	known := map[uint64]bool{}
+	for _, node := range s.Nodes {
+		known[node.Value.Member] = true
+	}
+	maps.DeleteFunc(voting, func(id uint64, _ bool) bool { return !known[id] })
+}
+
 func (a *Admitter) promote(ctx context.Context, s *cluster.State, voting map[uint64]bool) (behind bool) {
 	for name, node := range s.Nodes {
 		id := node.Value.Member
-		if id == 0 || voting[id] || name == a.Identity.Node { // who leads has a vote
+		if id == 0 || node.Value.Removing || voting[id] || name == a.Identity.Node { // who leads has a vote
 			continue
 		}
 		if err := a.Voters.PromoteWhenReady(ctx, id); err != nil {

@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"ringfence/internal/cluster"
+	"ringfence/internal/detect"
 	"ringfence/internal/hostd/server"
 	"ringfence/internal/store/mem"
 	"ringfence/internal/wire/hostapi"
@@ -42,6 +43,26 @@ func TestStatusShowsWhereThingsAre(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{"certificate ends soon"}, status.Warnings); diff != "" {
 		t.Error(diff)
+	}
+}
+
+func TestAPausedGuestIsExplained(t *testing.T) {
+	b := newBench(t)
+	b.set(func() {
+		b.clock = time.Hour
+		b.said = map[cluster.BootID]detect.Said{"boot-n1": {Paused: true, Since: time.Hour - 2*time.Second}}
+	})
+	status, err := b.api.Status(t.Context())
+	must(t, err)
+	n1, _ := status.Member("n1")
+	const why = "paused by its host for 2s, fenced at 3s (pause_grace)"
+	if diff := cmp.Diff([]string{why}, n1.Why); diff != "" {
+		t.Error(diff)
+	}
+	web, err := b.api.Explain(t.Context(), "web")
+	must(t, err)
+	if last := web.Why[len(web.Why)-1]; last != "n1 is "+why {
+		t.Errorf("explain ends with %q", last)
 	}
 }
 
@@ -76,14 +97,14 @@ func TestQuorumRisks(t *testing.T) {
 		{
 			"two of three on one host do not",
 			[]NodeStatus{node("a", "member", "h1", true), node("b", "member", "h1", true), node("c", "member", "h3", true)},
-			[]string{"quorum would not survive the loss of host h1 (voters there: a, b): 1 of 3 voters would be left, 2 are needed"},
+			[]string{"quorum would not survive the loss of host h1 (voters there: a, b): 1 of 3 voters would be left, 2 are needed; run the voters on more hosts"},
 		},
 		{
 			"with one voter away, each of the others is one too many",
 			[]NodeStatus{node("a", "member", "h1", true), node("b", "lost", "h2", true), node("c", "member", "", true)},
 			[]string{
-				"quorum would not survive the loss of host h1 (voters there: a): 1 of 3 voters would be left, 2 are needed",
-				"quorum would not survive the loss of node c (voters there: c): 1 of 3 voters would be left, 2 are needed",
+				"quorum would not survive the loss of host h1 (voters there: a): 1 of 3 voters would be left, 2 are needed; bring the absent voters back, or replace them (`ringfence node remove --help`)",
+				"quorum would not survive the loss of node c (voters there: c): 1 of 3 voters would be left, 2 are needed; bring the absent voters back, or replace them (`ringfence node remove --help`)",
 			},
 		},
 		{
@@ -94,7 +115,7 @@ func TestQuorumRisks(t *testing.T) {
 		{
 			"two voters are always at risk",
 			[]NodeStatus{node("a", "member", "h1", true), node("b", "member", "h2", true)},
-			[]string{"the store has 2 voters, so the loss of one costs quorum: join nodes until there are three"},
+			[]string{"the store has 2 voters, so the loss of one costs quorum: join nodes, or a witness (`ringfence witness join`), until there are three"},
 		},
 		{
 			"what is lost already is not warned of",

@@ -87,7 +87,7 @@ func (c *Client) Service(ctx context.Context, service, action string, order Serv
 	return out, c.call(ctx, http.MethodPost, "/v1/services/"+url.PathEscape(service)+"/"+action, order, &out)
 }
 
-// Node orders standby, unstandby or confirm-dead.
+// Node orders standby, unstandby, confirm-dead or remove.
 func (c *Client) Node(ctx context.Context, node, action string, order NodeOrder) (out Done, err error) {
 	return out, c.call(ctx, http.MethodPost, "/v1/nodes/"+url.PathEscape(node)+"/"+action, order, &out)
 }

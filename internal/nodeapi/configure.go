@@ -54,6 +54,11 @@ func (s *Server) validate(c cluster.Config) error {
 
 func configTx(state *cluster.State, order ConfigOrder) (store.Tx, string, error) {
 	have := state.Config
+	for _, n := range order.Config.Nodes {
+		if state.Nodes[n.Name].Value.Witness {
+			return store.Tx{}, "", refusal(CodeConflict, "node %s is a witness, which runs no services and is not fenced: take it out of the configuration", n.Name)
+		}
+	}
 	switch {
 	case order.Config.Name != state.Meta.Value.Name:
 		return store.Tx{}, "", refusal(CodeConflict, "this is cluster %q, the configuration is for cluster %q", state.Meta.Value.Name, order.Config.Name)

@@ -8,7 +8,7 @@
 //	GET    /v1/events?follow=1&since=REV  Event, one JSON object a line
 //	POST   /v1/services/{name}/{action}   ServiceOrder -> Done  move start stop clear
 //	POST   /v1/cluster/{action}           ArmOrder -> Done      disarm arm
-//	POST   /v1/nodes/{name}/{action}      NodeOrder -> Done     standby unstandby confirm-dead
+//	POST   /v1/nodes/{name}/{action}      NodeOrder -> Done     standby unstandby confirm-dead remove
 //	GET    /v1/config                     Configuration
 //	PUT    /v1/config                     ConfigOrder -> Done
 //	GET    /v1/hosts                      []HostStatus

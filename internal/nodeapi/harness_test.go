@@ -18,6 +18,7 @@ import (
 	"ringfence/internal/clock"
 	"ringfence/internal/cluster"
 	"ringfence/internal/config"
+	"ringfence/internal/detect"
 	"ringfence/internal/mirror"
 	"ringfence/internal/pki"
 	"ringfence/internal/store"
@@ -35,17 +36,19 @@ type bench struct {
 	api    *Client
 	id     pki.Identity
 	data   *pki.Data
+	voters *fakeVoters
 	log    *bytes.Buffer
 
 	mu     sync.Mutex // guards what follows
 	quorum bool
 	guest  *hostapi.Guest
+	said   map[cluster.BootID]detect.Said
 	left   bool
 	clock  time.Duration
 }
 
 func newBench(t *testing.T) *bench {
-	b := &bench{t: t, mem: mem.New().Client("n1"), events: NewEventLog(time.Now), quorum: true, log: &bytes.Buffer{}}
+	b := &bench{t: t, mem: mem.New().Client("n1"), events: NewEventLog(time.Now), quorum: true, voters: newFakeVoters(), log: &bytes.Buffer{}}
 	log := slog.New(slog.NewTextHandler(b.log, nil))
 	dir := filepath.Join(t.TempDir(), "n1")
 	var err error
@@ -66,6 +69,7 @@ func newBench(t *testing.T) *bench {
 			}
 			return *b.guest, true
 		},
+		HostSays: func(boot cluster.BootID) detect.Said { b.mu.Lock(); defer b.mu.Unlock(); return b.said[boot] },
 		CheckResource: config.Check(func(r cluster.Resource) error {
 			if r.Agent == "exec" && r.Params["command"] == "" {
 				return errors.New("exec needs params.command")
@@ -73,6 +77,7 @@ func newBench(t *testing.T) *bench {
 			return nil
 		}),
 		NewToken: func() (pki.Token, error) { return pki.NewToken(rand.Reader, pki.FingerprintOf(b.data.CA.Certificate)) },
+		Voters:   b.voters,
 		CACert:   b.data.CA.CertPEM, Warnings: func() []string { return []string{"certificate ends soon"} },
 		Now: b.now, Events: b.events, Log: log,
 	}

@@ -95,7 +95,7 @@ func unenrolTx(state *cluster.State, name cluster.HostName) (store.Tx, string, e
 	}
 	var there []string
 	for id, boot := range state.Boots {
-		if _, ended := state.Ended[id]; !ended && slices.Contains(boot.Value.Places, name) {
+		if _, ended := state.Ended[id]; !ended && boot.Value.Life != "" && slices.Contains(boot.Value.Places, name) {
 			there = append(there, string(boot.Value.Node))
 		}
 	}

@@ -63,6 +63,7 @@ type JoinRequest struct {
 	BeatPort int              `json:"beat_port"`
 	PeerPort int              `json:"peer_port"`
 	JoinPort int              `json:"join_port"`
+	Witness  bool             `json:"witness,omitempty"`
 	CSR      string           `json:"csr"` // PEM
 }
 
@@ -73,6 +74,9 @@ type JoinReply struct {
 	NodeCert string       `json:"node_cert"`
 	BeatKey  string       `json:"beat_key"` // hex
 	Identity pki.Identity `json:"identity"`
+	// Warnings say what the loss of one host would cost once the new node runs
+	// (rule P14).
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // JoinOptions says who joins whom.
@@ -84,19 +88,28 @@ type JoinOptions struct {
 	Node                         cluster.NodeName
 	Address                      string
 	BeatPort, PeerPort, JoinPort int
+	// Witness: join as a voter without services.
+	Witness bool
 	// Data is the data directory to be made.
 	Data string
 }
 
+// Joined is how a join ended.
+type Joined struct {
+	pki.Identity
+	// Warnings are those of JoinReply.
+	Warnings []string
+}
+
 // Join carries out the new node's side and returns who it is now. When it fails
 // before the member was asked, the token is still good.
-func Join(ctx context.Context, o JoinOptions) (pki.Identity, error) {
+func Join(ctx context.Context, o JoinOptions) (Joined, error) {
 	if err := checkSelf(o.Node, o.Address, o.BeatPort, o.PeerPort, o.JoinPort); err != nil {
-		return pki.Identity{}, err
+		return Joined{}, err
 	}
 	remove, err := claimDir(o.Data)
 	if err != nil {
-		return pki.Identity{}, err
+		return Joined{}, err
 	}
 	id, err := join(ctx, o)
 	if err != nil {
@@ -105,30 +118,33 @@ func Join(ctx context.Context, o JoinOptions) (pki.Identity, error) {
 	return id, err
 }
 
-func join(ctx context.Context, o JoinOptions) (pki.Identity, error) {
+func join(ctx context.Context, o JoinOptions) (Joined, error) {
 	keyPEM, csr, err := pki.NewKeyAndCSR(o.Node)
 	if err != nil {
-		return pki.Identity{}, err
+		return Joined{}, err
 	}
 	reply, err := askMember(ctx, o, JoinRequest{
 		Token: o.Token.Text(), Node: o.Node, Address: o.Address,
-		BeatPort: o.BeatPort, PeerPort: o.PeerPort, JoinPort: o.JoinPort, CSR: string(csr),
+		BeatPort: o.BeatPort, PeerPort: o.PeerPort, JoinPort: o.JoinPort, Witness: o.Witness, CSR: string(csr),
 	})
 	if err != nil {
-		return pki.Identity{}, err
+		return Joined{}, err
 	}
 	contents, err := reply.contents(o, keyPEM)
 	if err != nil {
-		return pki.Identity{}, fmt.Errorf("the answer of %s: %w", o.Member, err)
+		return Joined{}, fmt.Errorf("the answer of %s: %w", o.Member, err)
 	}
 	if _, err := pki.CreateDir(o.Data, contents); err != nil {
-		return pki.Identity{}, err
+		return Joined{}, err
 	}
 	if _, err := pki.Open(o.Data, time.Now()); err != nil {
-		return pki.Identity{}, err
+		return Joined{}, err
 	}
-	return contents.Identity, nil
+	return Joined{Identity: contents.Identity, Warnings: reply.warnings()}, nil
 }
+
+// warnings bounds what a member says to people here.
+func (r JoinReply) warnings() []string { return r.Warnings[:min(len(r.Warnings), nodeLimit)] }
 
 // contents checks that the answer is for us and turns it into files.
 func (r JoinReply) contents(o JoinOptions, keyPEM []byte) (pki.Contents, error) {
@@ -145,6 +161,9 @@ func (r JoinReply) contents(o JoinOptions, keyPEM []byte) (pki.Contents, error) 
 	}
 	if r.Identity.Node != o.Node || r.Identity.Address != o.Address {
 		return c, fmt.Errorf("it is for node %q at %q", r.Identity.Node, r.Identity.Address)
+	}
+	if r.Identity.Witness != o.Witness {
+		return c, errors.New("it is from a member that knows no witnesses: upgrade that one, and remove this node before it joins again")
 	}
 	raw, err := hex.DecodeString(r.BeatKey)
 	if err != nil || len(raw) != len(beat.Key{}) {

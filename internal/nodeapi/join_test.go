@@ -31,6 +31,9 @@ type fakeVoters struct {
 	waiting map[string]uint64 // URL to id of voters without a vote
 	voting  map[uint64]bool
 	promote error
+	keep    error // RemoveVoter fails
+	removed []uint64
+	onAdd   func() // runs while a voter is announced
 }
 
 func newFakeVoters() *fakeVoters {
@@ -42,6 +45,9 @@ func (f *fakeVoters) AddVoter(_ context.Context, name, url string) (uint64, map[
 	defer f.mu.Unlock()
 	if f.fail != nil {
 		return 0, nil, f.fail
+	}
+	if f.onAdd != nil {
+		f.onAdd()
 	}
 	if _, ok := f.waiting[url]; !ok {
 		if len(f.waiting) > 0 {
@@ -76,20 +82,23 @@ func (f *fakeVoters) RemoveVoter(_ context.Context, id uint64) error {
 			delete(f.waiting, url)
 		}
 	}
+	if f.keep != nil {
+		return f.keep
+	}
+	f.removed = append(f.removed, id)
 	return nil
 }
 
 // door is a bench with an open join port.
 type door struct {
 	*bench
-	voters   *fakeVoters
 	admitter *Admitter
 	address  string
 	leads    bool
 }
 
 func openDoor(t *testing.T) *door {
-	d := &door{bench: newBench(t), voters: newFakeVoters(), leads: true}
+	d := &door{bench: newBench(t), leads: true}
 	d.admitter = NewAdmitter(AdmitConfig{
 		Identity: d.id, Mirror: d.mirror, Store: d.mem, Voters: d.voters, CA: d.data.CA, BeatKey: d.data.BeatKey,
 		RaftLeader: func() (string, bool, bool) { d.mu.Lock(); defer d.mu.Unlock(); return "n1", d.leads, true },
@@ -122,14 +131,14 @@ func (d *door) options(token pki.Token, node cluster.NodeName, address string) J
 func TestJoinGivesAllThatANodeNeeds(t *testing.T) {
 	d := openDoor(t)
 	o := d.options(d.token(), "n4", "127.0.0.9")
-	id, err := Join(t.Context(), o)
+	joined, err := Join(t.Context(), o)
 	must(t, err)
 	want := pki.Identity{
 		Cluster: d.id.Cluster, Name: "demo", Incarnation: 1, Node: "n4", Address: "127.0.0.9",
 		BeatPort: 7401, PeerPort: 7402, JoinPort: 7403,
 		InitialCluster: map[string]string{"n1": "https://127.0.0.1:2", "n4": "https://127.0.0.9:7402"},
 	}
-	if diff := cmp.Diff(want, id); diff != "" {
+	if diff := cmp.Diff(Joined{Identity: want}, joined); diff != "" {
 		t.Error(diff)
 	}
 	data, err := pki.Open(o.Data, time.Now())
@@ -235,10 +244,6 @@ func TestJoinsThatAreRefused(t *testing.T) {
 	}{
 		{"a token with another secret", func(d *door) JoinOptions { return d.options(wrong(d.token()), "n4", "127.0.0.9") }, CodeRefused, "does not know this token"},
 		{"a node that has taken part", func(d *door) JoinOptions { return d.options(d.token(), "n2", "127.0.0.9") }, CodeConflict, "node n2 has taken part in the cluster already"},
-		{"a node whose last boot is only a tombstone", func(d *door) JoinOptions {
-			d.put(cluster.KeyEnded("old"), cluster.Ended{Boot: "old", Node: "n4"})
-			return d.options(d.token(), "n4", "127.0.0.9")
-		}, CodeConflict, "node n4 has taken part in the cluster already"},
 		{"the address of another", func(d *door) JoinOptions {
 			o := d.options(d.token(), "n4", "192.0.2.2")
 			o.PeerPort = 2

@@ -21,7 +21,7 @@ func nodeActions() map[string]nodeAction {
 func (s *Server) postNode(w http.ResponseWriter, r *http.Request) (any, error) {
 	action, ok := nodeActions()[r.PathValue("action")]
 	if !ok {
-		return nil, refusal(CodeNotFound, "action %.40q: allowed are standby, unstandby and confirm-dead", r.PathValue("action"))
+		return nil, refusal(CodeNotFound, "action %.40q: allowed are standby, unstandby, confirm-dead and remove", r.PathValue("action"))
 	}
 	var order NodeOrder
 	if err := readJSON(w, r, bodyLimitBytes, &order); err != nil {
@@ -46,12 +46,10 @@ func standby(_ *Server, state *cluster.State, node cluster.NodeName, order NodeO
 	if is, on := state.Standby[node]; on {
 		return store.Tx{}, fmt.Sprintf("%s is on standby already, set by %s", node, is.Value.By), nil
 	}
-	var moves []string
-	for _, name := range slices.Sorted(maps.Keys(state.Owners)) {
-		if owner := state.Owners[name].Value; owner.Boot != "" && owner.Node == node {
-			moves = append(moves, string(name))
-		}
+	if state.Nodes[node].Value.Witness {
+		return store.Tx{}, "", refusal(CodeConflict, "%s is a witness: it runs no services that could be taken from it", node)
 	}
+	moves := words(ownedBy(state, node))
 	message := fmt.Sprintf("%s gets no services until `ringfence node unstandby %s`; it keeps its vote", node, node)
 	if len(moves) > 0 {
 		message = fmt.Sprintf("%s stops %s, which move to other nodes, and gets no services until `ringfence node unstandby %s`; it keeps its vote",

@@ -24,6 +24,7 @@ func (s *Server) warnings(state *cluster.State, status Status) []string {
 		}
 	}
 	out = append(out, quorumRisks(status.Nodes)...)
+	out = append(out, misplacedWitnesses(status.Nodes)...)
 	for _, host := range status.Hosts {
 		if !host.Reachable {
 			out = append(out, fmt.Sprintf("host %s (%s) cannot be reached from node %s: guests there cannot be fenced from here", host.Name, host.Address, s.Self))
@@ -39,7 +40,43 @@ func (s *Server) warnings(state *cluster.State, status Status) []string {
 // judged by where the voters are now: a host takes all its voters with it, and
 // a voter whose host is not known is a machine of its own.
 func quorumRisks(nodes []NodeStatus) []string {
-	var voters, present []NodeStatus
+	voters, present := votersOf(nodes)
+	need := len(voters)/2 + 1
+	if len(voters) == 0 || len(present) < need {
+		return nil // it is lost already, and Status.Quorum says so
+	}
+	if len(voters) < 3 {
+		return []string{fmt.Sprintf("the store has %s, so the loss of one costs quorum: join nodes, or a witness (`ringfence witness join`), until there are three", count(len(voters), "voter"))}
+	}
+	taken := map[string][]string{}
+	for _, n := range present {
+		for _, machine := range machines(n) {
+			taken[machine] = append(taken[machine], string(n.Name))
+		}
+	}
+	remedy := "run the voters on more hosts"
+	if len(present) < len(voters) {
+		remedy = "bring the absent voters back, or replace them (`ringfence node remove --help`)"
+	}
+	var out []string
+	for _, machine := range slices.Sorted(maps.Keys(taken)) {
+		if left := len(present) - len(taken[machine]); left < need {
+			out = append(out, fmt.Sprintf("quorum would not survive the loss of %s (voters there: %s): %d of %d voters would be left, %d are needed; %s",
+				machine, strings.Join(taken[machine], ", "), left, len(voters), need, remedy))
+		}
+	}
+	return out
+}
+
+// quorumSurvives says whether quorum is there and outlasts the loss of any one
+// machine.
+func quorumSurvives(nodes []NodeStatus) bool {
+	voters, present := votersOf(nodes)
+	return len(present) > len(voters)/2 && len(quorumRisks(nodes)) == 0
+}
+
+// votersOf returns the voters, and those of them that take part now.
+func votersOf(nodes []NodeStatus) (voters, present []NodeStatus) {
 	for _, n := range nodes {
 		if !n.Voter {
 			continue
@@ -50,24 +87,23 @@ func quorumRisks(nodes []NodeStatus) []string {
 			present = append(present, n)
 		}
 	}
-	need := len(voters)/2 + 1
-	if len(voters) == 0 || len(present) < need {
-		return nil // it is lost already, and Status.Quorum says so
-	}
-	if len(voters) < 3 {
-		return []string{fmt.Sprintf("the store has %s, so the loss of one costs quorum: join nodes until there are three", count(len(voters), "voter"))}
-	}
-	taken := map[string][]string{}
-	for _, n := range present {
-		for _, machine := range machines(n) {
-			taken[machine] = append(taken[machine], string(n.Name))
-		}
-	}
+	return voters, present
+}
+
+// misplacedWitnesses names the witnesses whose host carries another voter: such
+// a host takes both with it (rule P14).
+func misplacedWitnesses(nodes []NodeStatus) []string {
 	var out []string
-	for _, machine := range slices.Sorted(maps.Keys(taken)) {
-		if left := len(present) - len(taken[machine]); left < need {
-			out = append(out, fmt.Sprintf("quorum would not survive the loss of %s (voters there: %s): %d of %d voters would be left, %d are needed",
-				machine, strings.Join(taken[machine], ", "), left, len(voters), need))
+	for _, w := range nodes {
+		if !w.Witness || !w.Voter {
+			continue
+		}
+		for _, n := range nodes {
+			shared := slices.IndexFunc(n.Hosts, func(h cluster.HostName) bool { return slices.Contains(w.Hosts, h) })
+			if n.Name != w.Name && n.Voter && shared >= 0 {
+				out = append(out, fmt.Sprintf("fault: witness %s is on host %s, which carries voter %s too: its loss takes both votes; run the witness on a host without another voter",
+					w.Name, n.Hosts[shared], n.Name))
+			}
 		}
 	}
 	return out

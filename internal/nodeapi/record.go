@@ -2,6 +2,7 @@ package nodeapi
 
 import (
 	"context"
+	"errors"
 	"slices"
 
 	"ringfence/internal/cluster"
@@ -56,7 +57,7 @@ func admission(s *cluster.State, token pki.Token, req JoinRequest) (store.Tx, er
 
 // record returns the node's record as it is before the store knows the voter.
 func (r JoinRequest) record() cluster.Node {
-	return cluster.Node{Name: r.Node, Address: r.Address, BeatPort: r.BeatPort, PeerPort: r.PeerPort, JoinPort: r.JoinPort}
+	return cluster.Node{Name: r.Node, Address: r.Address, BeatPort: r.BeatPort, PeerPort: r.PeerPort, JoinPort: r.JoinPort, Witness: r.Witness}
 }
 
 func sameButMember(a, b cluster.Node) bool {
@@ -64,12 +65,17 @@ func sameButMember(a, b cluster.Node) bool {
 	return a == b
 }
 
-// mayJoin refuses a name that has taken part, an address that is taken, and
-// anybody while the node that joined before has not started.
+// mayJoin refuses a name that takes part, an address that is taken, and anybody
+// while the node that joined before has not started. The name of a node that was
+// removed is free: every boot of its has ended.
 func mayJoin(s *cluster.State, req JoinRequest) error {
 	booted := booted(s)
-	if booted[req.Node] {
-		return refusal(CodeConflict, "node %s has taken part in the cluster already: start it with its own data directory, or join under another name", req.Node)
+	former, known := s.Nodes[req.Node]
+	switch {
+	case known && former.Value.Removing:
+		return refusal(CodeConflict, "node %s is being removed: complete that with `ringfence node remove %s` first", req.Node, req.Node)
+	case known && booted[req.Node] || len(notEnded(s, req.Node)) > 0:
+		return refusal(CodeConflict, "node %s has taken part in the cluster already: start it with its own data directory, join under another name, or remove it first (`ringfence node remove --help`)", req.Node)
 	}
 	var names, waiting []string
 	for name, node := range s.Nodes {
@@ -89,38 +95,30 @@ func mayJoin(s *cluster.State, req JoinRequest) error {
 	}
 	if len(waiting) > 0 {
 		slices.Sort(waiting)
-		return refusal(CodeConflict, "node %s has joined and never started: run `ringfence node run` there first, since voters are taken in one at a time (this token stays good)", waiting[0])
+		return refusal(CodeConflict, "node %s has joined and never started: run `ringfence node run` there first, since voters are taken in one at a time, or `ringfence node remove %s` (this token stays good)", waiting[0], waiting[0])
 	}
 	return nil
 }
 
-// booted returns the nodes that have ever taken part.
+// booted returns the nodes that have taken part since they joined: the record of
+// a node's newest boot stays as long as the node's own. Tombstones may be of an
+// earlier node of that name, which was removed.
 func booted(s *cluster.State) map[cluster.NodeName]bool {
 	out := map[cluster.NodeName]bool{}
 	for _, boot := range s.Boots {
 		out[boot.Value.Node] = true
 	}
-	for _, ended := range s.Ended {
-		out[ended.Value.Node] = true
-	}
 	return out
 }
 
 // removeStray takes back the voter that an earlier join of this node announced
-// at another address, since the store lets in one newcomer at a time. Where the
-// earlier join did not come to noting the id, announcing it again tells it.
+// at another address, since the store lets in one newcomer at a time.
 func (a *Admitter) removeStray(ctx context.Context, former cluster.Rec[cluster.Node], req JoinRequest) error {
 	at := peerURL(former.Value.Address, former.Value.PeerPort)
 	if former.Rev == 0 || at == peerURL(req.Address, req.PeerPort) {
 		return nil
 	}
-	id, err := former.Value.Member, error(nil)
-	if id == 0 {
-		id, _, err = a.Voters.AddVoter(ctx, string(req.Node), at)
-	}
-	if err == nil {
-		err = a.Voters.RemoveVoter(ctx, id)
-	}
+	err := takeBack(ctx, a.Voters, former.Value)
 	if err != nil {
 		return refusal(CodeUnavailable, "node %s joined before from %s, and that voter cannot be taken back now: %v; the token stays good", req.Node, at, err)
 	}
@@ -133,9 +131,10 @@ func (a *Admitter) announce(ctx context.Context, req JoinRequest) (map[string]st
 	if err != nil {
 		return nil, refusal(CodeUnavailable, "the store cannot take in a voter now: %v; the token is used up, make another and try again", err)
 	}
+	gone := false
 	_, err = change(ctx, a.Mirror, a.Store, func(s *cluster.State) (store.Tx, string, error) {
 		have, ok := s.Nodes[req.Node]
-		if !ok {
+		if gone = !ok || have.Value.Removing; gone {
 			return store.Tx{}, "", refusal(CodeConflict, "node %s was removed while it joined", req.Node)
 		}
 		next := have.Value
@@ -145,5 +144,8 @@ func (a *Admitter) announce(ctx context.Context, req JoinRequest) (map[string]st
 		next.Member = id
 		return put(cluster.KeyNode(req.Node), have.Rev, next), "", nil
 	})
+	if gone { // nobody else knows this voter, and it would keep others from joining
+		err = errors.Join(err, a.Voters.RemoveVoter(ctx, id))
+	}
 	return voters, err
 }

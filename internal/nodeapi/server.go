@@ -17,6 +17,7 @@ import (
 
 	"ringfence/internal/cluster"
 	"ringfence/internal/config"
+	"ringfence/internal/detect"
 	"ringfence/internal/mirror"
 	"ringfence/internal/pki"
 	"ringfence/internal/store"
@@ -53,10 +54,14 @@ type Deps struct {
 	// Votes says whether a node has its vote in the store: a node that joined
 	// gets it some seconds after its first start. nil: every node that ran has.
 	Votes func(cluster.NodeName) bool
+	// Voters takes the voter of a removed node out.
+	Voters Voters
 	// HostReachable says whether a host's event stream is up.
 	HostReachable func(cluster.HostName) bool
 	// GuestSeen returns the last word of a host whose stream is up on a guest.
 	GuestSeen func(cluster.GuestID) (hostapi.Guest, bool)
+	// HostSays tells of a paused or moving guest by its boot; else its zero value.
+	HostSays func(cluster.BootID) detect.Said
 	// CheckResource knows the parameters of all agents.
 	CheckResource config.Check
 	// NewToken draws a join token.
@@ -88,6 +93,7 @@ func (s *Server) Handler() http.Handler {
 		"GET /v1/explain/{service}":         s.getExplain,
 		"POST /v1/services/{name}/{action}": s.postService,
 		"POST /v1/nodes/{name}/{action}":    s.postNode,
+		"POST /v1/nodes/{name}/remove":      s.removeNode,
 		"GET /v1/config":                    s.getConfig,
 		"PUT /v1/config":                    s.putConfig,
 		"GET /v1/hosts":                     s.getHosts,

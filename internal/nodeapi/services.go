@@ -81,6 +81,9 @@ func known(what string, names []string) string {
 
 func move(s *Server, state *cluster.State, def cluster.ServiceConfig, order ServiceOrder) (store.Tx, string, error) {
 	wish, owner := state.Wishes[def.Name], state.Owners[def.Name].Value
+	if state.Nodes[order.To].Value.Witness {
+		return store.Tx{}, "", refusal(CodeConflict, "%s cannot move to %s: it is a witness, which runs no services", def.Name, order.To)
+	}
 	if !slices.Contains(state.Config.Value.Candidates(def), order.To) {
 		return store.Tx{}, "", refusal(CodeBadRequest, "%s does not run on node %.70q; its %s", def.Name, order.To,
 			known("nodes", words(state.Config.Value.Candidates(def))))
@@ -146,6 +149,9 @@ func clearFailures(_ *Server, state *cluster.State, def cluster.ServiceConfig, _
 // bar says why a node could not take a service now; "" when it could. It is
 // for people: the planner has the last word.
 func (s *Server) bar(state *cluster.State, result plan.Result, def cluster.ServiceConfig, node cluster.NodeName) string {
+	if state.Nodes[node].Value.Witness {
+		return "is a witness, which runs no services"
+	}
 	at := slices.IndexFunc(result.Nodes, func(n plan.NodeStatus) bool { return n.Name == node })
 	if at < 0 || result.Nodes[at].State == cluster.NodeAbsent {
 		return "has not booted"

@@ -22,6 +22,9 @@ type Status struct {
 	// Quorum is false while the answering node's store has no leader: what is
 	// shown then may be old.
 	Quorum bool `json:"quorum"`
+	// QuorumSurvives says whether the loss of any one host, or machine without
+	// one, leaves a quorum (rule P14); where not, Warnings name the remedy.
+	QuorumSurvives bool `json:"quorum_survives"`
 	// RaftLeader is the voter that leads the store's consensus, as far as the
 	// answering node knows; its death costs an election more.
 	RaftLeader     cluster.NodeName `json:"raft_leader,omitempty"`
@@ -41,6 +44,7 @@ type NodeStatus struct {
 	Hosts    []cluster.HostName    `json:"hosts"`
 	Guest    cluster.GuestID       `json:"guest,omitempty"`
 	Voter    bool                  `json:"voter"`
+	Witness  bool                  `json:"witness"` // votes, runs no services
 	Standby  bool                  `json:"standby"`
 	Address  string                `json:"address,omitempty"`
 	Services []cluster.ServiceName `json:"services"`

@@ -22,6 +22,8 @@ type Identity struct {
 	BeatPort int    `json:"beat_port"` // UDP: heartbeats
 	PeerPort int    `json:"peer_port"` // TCP: raft traffic of the store
 	JoinPort int    `json:"join_port"` // TCP: new nodes
+	// Witness: the data directory is that of a voter without services.
+	Witness bool `json:"witness,omitempty"`
 	// InitialCluster maps the names of the voters to their peer URLs, as they
 	// were when this node's store was created; the store itself knows better later.
 	InitialCluster map[string]string `json:"initial_cluster"`

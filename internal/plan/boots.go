@@ -140,6 +140,9 @@ func (p *planner) bootState(b *standing) cluster.NodeState {
 	return cluster.NodeJoining
 }
 
+// witness reports whether a node votes without services.
+func (p *planner) witness(node cluster.NodeName) bool { return p.s.Nodes[node].Value.Witness }
+
 // bootOf returns the newest boot of a node that is not known to have a
 // successor, or nil.
 func (p *planner) bootOf(node cluster.NodeName) *standing {
@@ -183,6 +186,9 @@ func (p *planner) statusOf(name cluster.NodeName) NodeStatus {
 			status.Why = append(status.Why, fmt.Sprintf("its earlier boot %s is not proved ended", old.id()))
 		}
 	}
+	if p.s.Nodes[name].Value.Removing {
+		status.Why = append(status.Why, fmt.Sprintf("is being removed: `ringfence node remove %s` again completes it", name))
+	}
 	if _, standby := p.s.Standby[name]; standby {
 		status.Why = append(status.Why, "is on standby")
 	}
@@ -193,14 +199,25 @@ func (p *planner) whyBoot(b *standing) []string {
 	var why []string
 	if b.ended {
 		ended := p.s.Ended[b.id()].Value
-		return append(why, fmt.Sprintf("%s: %s", ended.Evidence, ended.Detail))
+		return append(append(why, fmt.Sprintf("%s: %s", ended.Evidence, ended.Detail)), p.whyOff(b)...)
 	}
 	if len(b.suspectBy) > 0 {
 		why = append(why, fmt.Sprintf("not heard by %s (%d of %d observers, %d of them say lost)",
 			joinNames(b.suspectBy), len(b.suspectBy), b.observers, len(b.lostBy)))
 	}
+	for _, word := range []cluster.HostWord{cluster.WordRunning, cluster.WordPaused, cluster.WordOff} {
+		heard := slices.DeleteFunc(slices.Clone(b.suspectBy), func(accuser cluster.NodeName) bool {
+			return p.s.Views[accuser].Value.Words[b.id()] != word
+		})
+		if len(heard) > 0 {
+			why = append(why, fmt.Sprintf("its host says to %s that the guest is %s", joinNames(heard), word))
+		}
+	}
 	if len(b.appealed) > 0 {
 		why = append(why, "answers through the store, so it is not silent: check the heartbeat network")
+	}
+	if b.silent() && p.witness(b.node()) {
+		why = append(why, fmt.Sprintf("is a silent witness: it owns nothing, so nobody is fenced for it; if it is gone for good: `ringfence node confirm-dead %s`, then `ringfence node remove %s`", b.node(), b.node()))
 	}
 	if b.doomed {
 		why = append(why, p.whyFence(b))

@@ -39,6 +39,9 @@ func (r *serviceRun) bar(name cluster.NodeName) string {
 	if !r.allowed(name) {
 		return "is not among its nodes"
 	}
+	if r.witness(name) {
+		return "is a witness, which runs no services"
+	}
 	b := r.bootOf(name)
 	if b == nil {
 		return "has not booted"

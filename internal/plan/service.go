@@ -63,11 +63,12 @@ func (r *serviceRun) unowned() {
 
 // probed reports whether every boot that has not ended has looked for the
 // service under this configuration, and found nothing (probe before start, P24).
+// A witness has no agents to look with, and nothing was ever started there.
 func (r *serviceRun) probed() bool {
 	ok := true
 	for i := range r.boots {
 		b := &r.boots[i]
-		if b.ended || !b.latest {
+		if b.ended || !b.latest || r.witness(b.node()) {
 			continue
 		}
 		probe, has := r.s.Probes[b.node()]

@@ -83,12 +83,20 @@ func (w *world) revOf(key string) cluster.Revision {
 		return s.Certs[name].Rev
 	case "absence":
 		return s.Absence[name].Rev
+	case "view":
+		return s.Views[cluster.NodeName(name)].Rev
 	case "appeal":
 		return s.Appeals[cluster.BootID(name)].Rev
 	case "fence":
 		return s.Fences[cluster.BootID(name)].Rev
 	case "fence-report":
 		return s.FenceRp[cluster.BootID(name)].Rev
+	case "power-on":
+		return s.PowerOn[cluster.BootID(name)].Rev
+	case "node":
+		return s.Nodes[cluster.NodeName(name)].Rev
+	case "standby":
+		return s.Standby[cluster.NodeName(name)].Rev
 	case "owner":
 		return s.Owners[cluster.ServiceName(name)].Rev
 	case "report":

@@ -41,13 +41,34 @@ type guest struct {
 	daemon    *daemon
 	processes map[cluster.ServiceName]*process
 	faults    AgentFaults
-	inflight  int  // writes on their way to the disk
-	rebooting bool // the operating system is about to restart
+	inflight  int           // writes on their way to the disk
+	trouble   time.Duration // when it was last known to be in trouble
+	reverted  bool          // runs an old memory image
+	rebooting bool          // the operating system is about to restart
 }
 
 func (g *guest) node() cluster.NodeName { return cluster.NodeName(g.name) }
 
 func (g *guest) id() cluster.GuestID { return cluster.GuestID("guest-" + g.name) }
+
+// lastTrouble returns when something last kept the guest from being heard.
+func (g *guest) lastTrouble() time.Duration {
+	g.look()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.trouble
+}
+
+// look notes whether the guest is in trouble now: it or its daemon does not
+// run, or its paths to others are not whole.
+func (g *guest) look() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	well := g.machine != nil && g.machine.running() && g.daemon != nil && g.daemon.node != nil && g.daemon.ctx.Err() == nil
+	if !well || !g.w.net.clear(g.name) || g.machine.steppedLately() {
+		g.trouble = g.w.now()
+	}
+}
 
 // now returns the machine as it runs now, nil while the guest is off.
 func (g *guest) now() *machine {
@@ -84,7 +105,7 @@ func (g *guest) boot() {
 	}
 	g.boots++
 	m := newMachine(g.w, g.name)
-	g.machine, g.faults, g.daemon, g.rebooting = m, AgentFaults{}, nil, false
+	g.machine, g.faults, g.daemon, g.rebooting, g.reverted = m, AgentFaults{}, nil, false, false
 	g.w.later(g.w.between("boot", bootLeast, bootMost), func() { g.startDaemon(m) })
 }
 

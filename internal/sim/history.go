@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"ringfence/internal/cluster"
 	"ringfence/internal/plan"
@@ -21,13 +22,14 @@ type history struct {
 	state  cluster.State
 	seen   map[cluster.BootID]cluster.Ended
 	fences map[cluster.BootID]int // decisions, by boot (I3)
+	doomed map[cluster.LifeID]bool
 	epoch  cluster.Epoch
 	cancel context.CancelFunc
 	done   chan struct{}
 }
 
 func newHistory(w *World, client *mem.Client) *history {
-	return &history{w: w, client: client, seen: map[cluster.BootID]cluster.Ended{}, fences: map[cluster.BootID]int{}, done: make(chan struct{})}
+	return &history{w: w, client: client, seen: map[cluster.BootID]cluster.Ended{}, fences: map[cluster.BootID]int{}, doomed: map[cluster.LifeID]bool{}, done: make(chan struct{})}
 }
 
 // endedBy returns the evidence that a boot has ended, "" while there is none
@@ -77,6 +79,12 @@ func (h *history) stop() {
 // judge compares two neighbouring states.
 func (h *history) judge(before *cluster.State) {
 	s := &h.state
+	for id, boot := range s.Boots {
+		_, doomed := s.Fences[id]
+		if _, ended := s.Ended[id]; doomed || ended {
+			h.doomed[boot.Value.Life] = true
+		}
+	}
 	if epoch := s.Leader.Value.Epoch; epoch < h.epoch {
 		h.w.violate("epoch", "falls from %d to %d", h.epoch, epoch)
 	} else {
@@ -86,6 +94,16 @@ func (h *history) judge(before *cluster.State) {
 		if _, known := h.seen[id]; !known {
 			h.w.note("%s has ended: %s", id, ended.Value.Evidence)
 			h.seen[id] = ended.Value
+		}
+	}
+	for id, fence := range before.Fences {
+		is, stands := s.Fences[id]
+		_, ended := s.Ended[id]
+		switch {
+		case !stands && !ended:
+			h.w.violate("P19", "the fence decision on %s is withdrawn", id)
+		case stands && is.Value.Attempt < fence.Value.Attempt:
+			h.w.violate("I3", "%s is decided on anew: attempt %d after %d", id, is.Value.Attempt, fence.Value.Attempt)
 		}
 	}
 	for id, fence := range s.Fences {
@@ -98,6 +116,12 @@ func (h *history) judge(before *cluster.State) {
 		}
 		if fence.Value.Reason == cluster.FenceSilent {
 			h.judgeSilence(id)
+			h.judgeNeed(fence.Value)
+		}
+	}
+	for name, ticket := range s.Tickets {
+		if ticket.Rev == s.Rev {
+			h.judgeTicket(name, ticket.Value)
 		}
 	}
 	for name, owner := range s.Owners {
@@ -118,6 +142,45 @@ func (h *history) judgeSilence(id cluster.BootID) {
 		if stands && view.Rev == rev && view.Value.Silent[id] == cluster.SilenceLost && !view.Value.Abstain {
 			h.w.violate("I6", "%s is fenced for silence though it has answered the view of %s at revision %d", id, accuser, rev)
 		}
+	}
+}
+
+// cleanSpan is how long a node must have been out of all trouble to be healthy
+// beyond doubt.
+const cleanSpan = 5 * time.Second
+
+// judgeNeed checks P17: nobody is fenced for silence who was well, and joined
+// with all others, for longer than any limit of detection.
+func (h *history) judgeNeed(fence cluster.Fence) {
+	h.w.mu.Lock()
+	g := h.w.guests[string(fence.Node)]
+	h.w.mu.Unlock()
+	if span := h.w.now() - g.lastTrouble(); span > cleanSpan {
+		h.w.violate("P17", "%s is fenced for silence though it was well for %v: %s", fence.Boot, span, fence.Detail)
+	}
+}
+
+// judgeOff checks P8: hostd ends only lives of which some boot was to be fenced
+// or had ended by the records.
+func (h *history) judgeOff(g *guest, life cluster.LifeID) {
+	g.mu.Lock()
+	excused := g.reverted
+	g.mu.Unlock()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !excused && !h.doomed[life] {
+		h.w.violate("P8", "%s is switched off in its life %s, and no decision says so", g.name, life)
+	}
+}
+
+// judgeTicket checks P15: who opens a start owns the service and has not ended.
+func (h *history) judgeTicket(name cluster.ServiceName, t cluster.Ticket) {
+	owner := h.state.Owners[name].Value
+	if owner.Boot != t.Boot || owner.Generation != t.Generation {
+		h.w.violate("P15", "%s opens a start of %s, generation %d, which %s owns in generation %d", t.Boot, name, t.Generation, owner.Boot, owner.Generation)
+	}
+	if _, ended := h.state.Ended[t.Boot]; ended {
+		h.w.violate("P15", "%s opens a start of %s behind its tombstone", t.Boot, name)
 	}
 }
 

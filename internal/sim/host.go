@@ -228,6 +228,7 @@ func (d *driver) Off(ctx context.Context, id cluster.GuestID, life cluster.LifeI
 		g := d.h.w.guestOf(id)
 		if g.place() == d.h {
 			d.h.w.note("%s switches %s off", d.h.name, g.name)
+			d.h.w.history.judgeOff(g, life)
 			g.halt()
 			g.drained()
 		}

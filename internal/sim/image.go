@@ -56,6 +56,7 @@ func (g *guest) revertTo(kept *image) {
 	g.drained()
 	g.mu.Lock()
 	g.machine, g.daemon, g.processes = kept.machine, kept.daemon, kept.processes
+	g.reverted = true
 	g.mu.Unlock()
 	for _, p := range kept.processes {
 		p.excusedUntil = g.w.now() + revertGrace

@@ -25,6 +25,7 @@ type machine struct {
 	stopped  bool // paused, and the clock stands still
 	pausedAt time.Duration
 	ahead    time.Duration // of the world's clock; less than 0: behind
+	stepped  time.Duration // when the clock was last moved; 0: never
 	resumed  chan struct{} // closed at the end of the pause
 	timers   map[*timer]bool
 	trip     int                  // calls of ports until the machine is paused; 0: never
@@ -45,6 +46,13 @@ func (m *machine) running() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.up && !m.paused
+}
+
+// steppedLately reports whether the clock was moved a moment ago.
+func (m *machine) steppedLately() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.stepped != 0 && m.w.now()-m.stepped < watchPause
 }
 
 func (m *machine) isUp() bool {
@@ -92,6 +100,7 @@ func (m *machine) step(d time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.ahead += d
+	m.stepped = m.w.now()
 	for t := range m.timers {
 		t.arm()
 	}

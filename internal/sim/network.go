@@ -38,6 +38,18 @@ func (n *network) open(a, b string) bool {
 	return a == b || n.cut[[2]string{a, b}] == 0
 }
 
+// clear reports whether every path from and to a machine is whole.
+func (n *network) clear(name string) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for way, cuts := range n.cut {
+		if cuts > 0 && (way[0] == name || way[1] == name) {
+			return false
+		}
+	}
+	return n.weather == Weather{}
+}
+
 // both reports whether packets pass in both directions.
 func (n *network) both(a, b string) bool { return n.open(a, b) && n.open(b, a) }
 

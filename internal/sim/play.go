@@ -85,6 +85,9 @@ type watch struct {
 func (o *watch) until(t time.Duration) {
 	for o.w.now() < t && len(o.w.Violations()) == 0 {
 		time.Sleep(min(watchPause, t-o.w.now()))
+		for _, g := range o.w.sortedGuests() {
+			g.look()
+		}
 		o.minority()
 	}
 }

@@ -105,6 +105,10 @@ type Config struct {
 	// that the process ends with a non-zero status; where etcd itself demanded
 	// the end and the process still lives after 5 s, it panics. Nil: panic at once.
 	OnFatal func(error) `json:"-"`
+	// Contained: the process outlives the voter. etcd's goroutine that demanded
+	// the end then stands still for good instead of the panic, so that nothing
+	// is sent that is not on disk, and Close may fail.
+	Contained bool
 }
 
 // PeerURL returns the URL at which a voter is reached.

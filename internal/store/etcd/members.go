@@ -139,7 +139,7 @@ func (s *Server) RemoveVoter(ctx context.Context, id uint64) error {
 		_, err := s.server.RemoveMember(ctx, id)
 		return err
 	})
-	if errors.Is(err, membership.ErrIDRemoved) {
+	if errors.Is(err, membership.ErrIDRemoved) || errors.Is(err, membership.ErrIDNotFound) {
 		return nil
 	}
 	if err != nil {

@@ -65,7 +65,7 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 		return nil, err
 	}
 	log := cfg.Logger.With("component", "store")
-	fatal := newFatality()
+	fatal := newFatality(cfg.Contained)
 	e, err := startEtcd(ctx, cfg, log, fatal)
 	if err != nil {
 		lock.Close()
@@ -169,12 +169,16 @@ func (s *Server) awaitReady() {
 	}
 }
 
+// ErrRemoved goes to OnFatal when this voter was taken out of the cluster. Its
+// data directory is void.
+var ErrRemoved = errors.New("this voter was removed from the cluster")
+
 // supervise reports when etcd ends by itself.
 func (s *Server) supervise() {
 	select {
 	case <-s.ctx.Done():
 	case <-s.server.StopNotify():
-		s.fatal.report(errors.New("store stopped by itself, as it does when this voter was removed from the cluster"))
+		s.fatal.report(ErrRemoved) // there is no other reason for it
 	case err := <-s.etcd.Err():
 		if s.ctx.Err() == nil {
 			s.fatal.report(fmt.Errorf("store cannot serve its peers: %w", err))

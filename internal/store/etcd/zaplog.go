@@ -100,11 +100,12 @@ type fatality struct {
 	once    sync.Once
 	failed  chan struct{} // closed after err is set
 	err     error
+	parks   bool       // stand still instead of ending the process
 	mu      sync.Mutex // guards onFatal
 	onFatal func(error)
 }
 
-func newFatality() *fatality { return &fatality{failed: make(chan struct{})} }
+func newFatality(parks bool) *fatality { return &fatality{failed: make(chan struct{}), parks: parks} }
 
 // OnWrite implements zapcore.CheckWriteHook. It does not return.
 func (f *fatality) OnWrite(ce *zapcore.CheckedEntry, fields []zapcore.Field) {
@@ -116,11 +117,11 @@ func (f *fatality) OnWrite(ce *zapcore.CheckedEntry, fields []zapcore.Field) {
 	f.mu.Lock()
 	running := f.onFatal != nil
 	f.mu.Unlock()
-	if running {
+	if running && !f.parks {
 		time.Sleep(fatalGrace)
 		panic(f.err)
 	}
-	select {} // Start reports it; the goroutine stays here until the process ends
+	select {} // it was reported; the goroutine stays here until the process ends
 }
 
 // report records the first error and passes it on once the server runs.

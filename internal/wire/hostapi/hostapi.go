@@ -136,7 +136,7 @@ const (
 	EventCertificate = "certificate" // data: cluster.DeathCertificate
 	EventAbsence     = "absence"     // data: cluster.Absence
 	EventArriving    = "arriving"    // data: Arriving; repeated while it waits
-	EventGuest       = "guest"       // data: Guest; its state changed
+	EventGuest       = "guest"       // data: Guest; at first every one, then each whose state changed
 )
 
 // KeepAliveSeconds is the longest silence of a healthy event stream.

@@ -35,6 +35,7 @@ func writes() []cluster.Write {
 		cluster.Put(cluster.KeyBoot("b2"), cluster.Boot{ID: "b2", Node: "n2"}),
 		cluster.Put(cluster.KeyEnded("b0"), cluster.Ended{Boot: "b0", Node: "n2", Evidence: cluster.EvidenceFenced}),
 		cluster.Put(cluster.KeyCertificate("l", "h1"), cluster.DeathCertificate{Life: "l"}),
+		cluster.Put(cluster.KeyAbsence("l", "h1"), cluster.Absence{Life: "l"}),
 		cluster.Put(cluster.KeyView("n1"), cluster.View{Node: "n1"}),
 		cluster.Put(cluster.KeyAppeal("b1"), cluster.Appeal{Node: "n1"}),
 		cluster.Put(cluster.KeyFence("b2"), cluster.Fence{Boot: "b2"}),

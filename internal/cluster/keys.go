@@ -21,6 +21,7 @@ const (
 	dirBoot    = Prefix + "boot/"
 	dirEnded   = Prefix + "ended/"
 	dirCert    = Prefix + "certificate/"
+	dirAbsence = Prefix + "absence/"
 	dirView    = Prefix + "view/"
 	dirAppeal  = Prefix + "appeal/"
 	dirFence   = Prefix + "fence/"
@@ -51,6 +52,9 @@ func KeyEnded(b BootID) string { return dirEnded + string(b) }
 
 // KeyCertificate returns the key of the DeathCertificate that one host gave for one life.
 func KeyCertificate(l LifeID, h HostName) string { return dirCert + string(l) + "/" + string(h) }
+
+// KeyAbsence returns the key of the Absence that one host gave for one life.
+func KeyAbsence(l LifeID, h HostName) string { return dirAbsence + string(l) + "/" + string(h) }
 
 // KeyView returns the key of a View record.
 func KeyView(n NodeName) string { return dirView + string(n) }

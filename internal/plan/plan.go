@@ -38,6 +38,7 @@ const (
 	OrderAssign  OrderKind = "assign"   // give a service to a boot and start it there
 	OrderStop    OrderKind = "stop"     // the owner shall stop a service
 	OrderRelease OrderKind = "release"  // nobody owns the service any more
+	OrderPlace   OrderKind = "place"    // a life is not at one of its places any more
 	OrderTidy    OrderKind = "tidy"     // remove records that no decision needs
 )
 
@@ -99,6 +100,7 @@ func Plan(snapshot Snapshot) Result {
 	p.judgeBoots()
 	p.endBoots()
 	p.fenceLost()
+	p.leavePlaces()
 	p.retryFences()
 	p.countLoad()
 	for _, name := range p.serviceNames() {

@@ -81,6 +81,8 @@ func (w *world) revOf(key string) cluster.Revision {
 		return s.Ended[cluster.BootID(name)].Rev
 	case "certificate":
 		return s.Certs[name].Rev
+	case "absence":
+		return s.Absence[name].Rev
 	case "view":
 		return s.Views[cluster.NodeName(name)].Rev
 	case "appeal":

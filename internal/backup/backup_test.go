@@ -196,7 +196,7 @@ func TestWhatBecomesOfEachKind(t *testing.T) {
 	former := writes()
 	want := []cluster.Write{
 		cluster.Put(cluster.KeyMeta, cluster.Meta{ID: "c1", Name: "demo", Incarnation: 5, Format: cluster.FormatVersion}),
-		former[1], former[3], former[6], former[10], former[21], // config, disarm, host, ended, standby
+		former[1], former[3], former[6], former[10], former[22], // config, disarm, host, ended, standby
 		cluster.Put(cluster.KeyNode("n1"), self),
 		cluster.Put(cluster.KeyEnded("b1"), cluster.Ended{Boot: "b1", Node: "n1", Evidence: cluster.EvidenceLeave, Detail: "everything was stopped here, verified, before incarnation 5"}),
 		cluster.Put(cluster.KeyEnded("b2"), cluster.Ended{Boot: "b2", Node: "n2", Evidence: cluster.EvidenceOperator, Detail: word}),

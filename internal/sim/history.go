@@ -155,7 +155,10 @@ func (h *history) judgeNeed(fence cluster.Fence) {
 	h.w.mu.Lock()
 	g := h.w.guests[string(fence.Node)]
 	h.w.mu.Unlock()
-	if span := h.w.now() - g.lastTrouble(); span > cleanSpan {
+	g.mu.Lock()
+	former := g.bootIDLocked() != fence.Boot
+	g.mu.Unlock()
+	if span := h.w.now() - g.lastTrouble(); !former && span > cleanSpan {
 		h.w.violate("P17", "%s is fenced for silence though it was well for %v: %s", fence.Boot, span, fence.Detail)
 	}
 }

@@ -91,10 +91,24 @@ func (h *host) startHostd() {
 		defer close(done)
 		if err := d.Run(ctx); err != nil && ctx.Err() == nil {
 			h.w.note("hostd of %s ends: %v", h.name, err)
+			h.w.later(daemonRestart, func() { h.restartHostd(d) })
 		}
 	})
 	h.daemon = d
 	h.stop = func() { cancel(); <-done }
+}
+
+// restartHostd is what the host's service manager does when a run has failed.
+func (h *host) restartHostd(failed *hostd.Daemon) {
+	h.mu.Lock()
+	same := h.daemon == failed
+	if same {
+		h.daemon, h.stop = nil, nil
+	}
+	h.mu.Unlock()
+	if same {
+		h.startHostd()
+	}
 }
 
 // stopHostd ends the present run of hostd; what it had not journalled is gone.

@@ -18,7 +18,7 @@ import (
 	"github.com/tetratelabs/wazero/sys"
 )
 
-// machine runs the module, any number of times and concurrently.
+// machine runs the module: one seed and one variant are one run, to the byte.
 type machine struct {
 	runtime wazero.Runtime
 	module  wazero.CompiledModule
@@ -45,19 +45,6 @@ func newMachine(ctx context.Context, path string) (*machine, error) {
 	return m, err
 }
 
-// world is what became of one world.
-type world struct {
-	seed      uint64
-	faults    int
-	simulated time.Duration
-	writes    int
-	broken    int    // promises
-	output    string // all that was printed
-}
-
-// summary is the line that the module prints for each world.
-var summary = regexp.MustCompile(`(?m)^sim: seed (\d+): (\d+) faults, ([\d.]+) s, (\d+) writes, (\d+) violations$`)
-
 // random is the machine's source of chance.
 type random struct{ *rand.Rand }
 
@@ -68,15 +55,16 @@ func (r random) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// play lives through one world.
-func (m *machine) play(ctx context.Context, seed uint64, skip string, log bool) (world, error) {
+// play lives through one world. variant chooses among the orders in which its
+// programs may take their turns.
+func (m *machine) play(ctx context.Context, seed, variant uint64, skip string, log bool) (world, error) {
 	var out bytes.Buffer
 	var now int64 // nanoseconds; only the Go runtime asks: the world has a clock of its own
 	tick := func() int64 { now += 1000; return now }
-	config := wazero.NewModuleConfig().WithName("").WithArgs("sim", "-test.run=^TestSim$", "-test.v").
-		WithEnv("SIM_SEED", strconv.FormatUint(seed, 10)).WithEnv("SIM_SKIP", skip).WithEnv("GOGC", "400").
+	config := wazero.NewModuleConfig().WithName("").WithArgs("sim", "-test.run=^TestSim$").
+		WithEnv("SIM_SEED", strconv.FormatUint(seed, 10)).WithEnv("SIM_SEEDS", "1").WithEnv("SIM_SKIP", skip).WithEnv("GOGC", "400").
 		WithStdout(&out).WithStderr(&out).
-		WithRandSource(random{rand.New(rand.NewPCG(seed, 1))}).
+		WithRandSource(random{rand.New(rand.NewPCG(seed, variant))}).
 		WithNanotime(tick, 1).WithWalltime(func() (int64, int32) { n := tick(); return n / 1e9, int32(n % 1e9) }, 1).
 		WithNanosleep(func(ns int64) { now += ns })
 	if log {
@@ -86,28 +74,61 @@ func (m *machine) play(ctx context.Context, seed uint64, skip string, log bool) 
 	if instance != nil {
 		_ = instance.Close(ctx)
 	}
-	w := world{seed: seed, output: out.String()}
 	var exit *sys.ExitError
 	if err != nil && !errors.As(err, &exit) {
-		return w, fmt.Errorf("seed %d: %w", seed, err)
+		return world{}, fmt.Errorf("seed %d: %w", seed, err)
 	}
-	found := summary.FindStringSubmatch(w.output)
-	if found == nil {
-		return w, fmt.Errorf("seed %d ended without a result:\n%s", seed, lastLines(w.output, 40))
+	worlds := read(out.String())
+	if len(worlds) != 1 {
+		return world{}, fmt.Errorf("seed %d ended without a result:\n%s", seed, lastLines(out.String(), 40))
 	}
-	w.faults, _ = strconv.Atoi(found[2])
-	seconds, _ := strconv.ParseFloat(found[3], 64)
-	w.simulated = time.Duration(seconds * float64(time.Second))
-	w.writes, _ = strconv.Atoi(found[4])
-	w.broken, _ = strconv.Atoi(found[5])
-	return w, nil
+	worlds[0].output = out.String()
+	return worlds[0], nil
 }
 
-// story is the part of the output that tells what happened.
-func (w world) story() string {
-	_, story, _ := strings.Cut(w.output, "sim_test.go:")
-	story, _, _ = strings.Cut(story, "\n--- ")
-	return "  " + strings.TrimSpace(story)
+// world is what became of one world.
+type world struct {
+	seed      uint64
+	faults    int
+	simulated time.Duration
+	writes    int
+	broken    int    // promises
+	story     string // when one was broken
+	output    string // all that was printed, of a single world
+}
+
+// summary is the line that TestSim prints for each world.
+var summary = regexp.MustCompile(`(?m)^sim: seed (\d+): (\d+) faults, ([\d.]+) s, (\d+) writes, (\d+) violations$`)
+
+// read finds the worlds in what TestSim printed.
+func read(output string) []world {
+	var worlds []world
+	places := summary.FindAllStringSubmatchIndex(output, -1)
+	for i, at := range places {
+		end := len(output)
+		if i+1 < len(places) {
+			end = places[i+1][0]
+		}
+		field := func(n int) string { return output[at[2*n]:at[2*n+1]] }
+		w := world{}
+		w.seed, _ = strconv.ParseUint(field(1), 10, 64)
+		w.faults, _ = strconv.Atoi(field(2))
+		seconds, _ := strconv.ParseFloat(field(3), 64)
+		w.simulated = time.Duration(seconds * float64(time.Second))
+		w.writes, _ = strconv.Atoi(field(4))
+		w.broken, _ = strconv.Atoi(field(5))
+		_, story, _ := strings.Cut(output[at[1]:end], "sim: story\n")
+		w.story, _, _ = strings.Cut(story, "\nsim: end of story")
+		worlds = append(worlds, w)
+	}
+	return worlds
+}
+
+// promise is the first promise that a world broke, shortened.
+func (w world) promise() string {
+	_, line, _ := strings.Cut(w.story, "VIOLATED ")
+	line, _, _ = strings.Cut(line, "\n")
+	return line[:min(len(line), 100)]
 }
 
 func lastLines(s string, n int) string {

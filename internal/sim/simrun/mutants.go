@@ -12,7 +12,7 @@ import (
 )
 
 // mutant is a guard of the production code taken out: a change of one file that
-// exists only in the build of one module. If no world notices, the simulator
+// exists only in one build. If no world notices, the simulator
 // does not watch over that guard.
 type mutant struct {
 	name string // also that of the row in doc/safety.md
@@ -40,12 +40,12 @@ func hunt(ctx context.Context, only string, o options) (int, error) {
 		if !strings.Contains(m.name, only) {
 			continue
 		}
-		module, err := m.build(ctx, dir)
+		binary, err := m.build(ctx, dir)
 		if err != nil {
 			return missed, fmt.Errorf("mutant %q: %w", m.name, err)
 		}
 		began := time.Now()
-		needed, noticed, err := search(ctx, module, o)
+		needed, noticed, err := search(ctx, binary, o)
 		if err != nil {
 			return missed, fmt.Errorf("mutant %q: %w", m.name, err)
 		}
@@ -59,33 +59,16 @@ func hunt(ctx context.Context, only string, o options) (int, error) {
 }
 
 // search plays worlds until one breaks a promise.
-func search(ctx context.Context, module string, o options) (worlds int, noticed string, err error) {
-	m, err := newMachine(ctx, module)
-	if err != nil {
-		return 0, "", err
-	}
-	o.seeds, o.stop = mutantSeeds, 1
-	failed, err := m.playAll(ctx, o, func(w world) { worlds++ })
+func search(ctx context.Context, binary string, o options) (worlds int, noticed string, err error) {
+	o.first, o.seeds, o.stop = 1, mutantSeeds, 1
+	failed, err := hunting{binary: binary}.all(ctx, o, func(world) { worlds++ })
 	if err != nil || len(failed) == 0 {
 		return worlds, "", err
 	}
-	first := failed[0]
-	for _, w := range failed {
-		if w.seed < first.seed {
-			first = w
-		}
-	}
-	return int(first.seed), first.promise(), nil
+	return int(failed[0].seed), failed[0].promise(), nil
 }
 
-// promise is the first promise that a world broke, shortened.
-func (w world) promise() string {
-	_, line, _ := strings.Cut(w.output, "VIOLATED ")
-	line, _, _ = strings.Cut(line, "\n")
-	return line[:min(len(line), 90)]
-}
-
-// build compiles the module with the mutant in it.
+// build compiles the tests of package sim with the mutant in them.
 func (m mutant) build(ctx context.Context, dir string) (string, error) {
 	text, err := os.ReadFile(m.file)
 	if err != nil {
@@ -106,14 +89,13 @@ func (m mutant) build(ctx context.Context, dir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	list, module := filepath.Join(dir, "overlay.json"), filepath.Join(dir, "mutant.wasm")
+	list, binary := filepath.Join(dir, "overlay.json"), filepath.Join(dir, "mutant.test")
 	if err := os.WriteFile(list, overlay, 0o600); err != nil {
 		return "", err
 	}
-	cmd := exec.CommandContext(ctx, "go", "test", "-c", "-vet=off", "-overlay", list, "-o", module, "./internal/sim")
-	cmd.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm")
+	cmd := exec.CommandContext(ctx, "go", "test", "-c", "-vet=off", "-overlay", list, "-o", binary, "./internal/sim")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("%w\n%s", err, out)
 	}
-	return module, nil
+	return binary, nil
 }

@@ -3,12 +3,14 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 )
+
+// variants is how many orders of its programs a world is tried with until it
+// breaks a promise in the module as well.
+const variants = 40
 
 // total is what many worlds add up to.
 type total struct {
@@ -16,28 +18,27 @@ type total struct {
 	simulated                      time.Duration
 }
 
+func (t *total) add(w world) {
+	t.worlds++
+	t.faults += w.faults
+	t.writes += w.writes
+	t.simulated += w.simulated
+	if w.broken > 0 {
+		t.broken++
+	}
+}
+
 // run plays what the options ask for and returns how many worlds broke a promise.
-func run(ctx context.Context, path string, o options) (int, error) {
-	m, err := newMachine(ctx, path)
-	if err != nil {
-		return 0, err
-	}
-	if o.seed != 0 {
-		return one(ctx, m, o)
-	}
+func run(ctx context.Context, o options) (int, error) {
 	began := time.Now()
 	var sum total
-	failed, err := m.playAll(ctx, o, func(w world) {
-		sum.worlds++
-		sum.faults += w.faults
-		sum.writes += w.writes
-		sum.simulated += w.simulated
-		if !o.quiet && sum.worlds%100 == 0 {
+	failed, err := hunting{binary: o.binary, logs: o.logs}.all(ctx, o, func(w world) {
+		sum.add(w)
+		if sum.worlds%200 == 0 {
 			fmt.Printf("%6d worlds, %6.1f h simulated, %d broken\n", sum.worlds, sum.simulated.Hours(), sum.broken)
 		}
 		if w.broken > 0 {
-			sum.broken++
-			fmt.Printf("seed %d broke a promise\n", w.seed)
+			fmt.Printf("seed %d broke %s\n", w.seed, w.promise())
 		}
 	})
 	if err != nil {
@@ -46,17 +47,28 @@ func run(ctx context.Context, path string, o options) (int, error) {
 	took := time.Since(began)
 	fmt.Printf("%d worlds with %d faults and %d writes, %.1f h simulated in %v: %.1f h a minute; %d broke a promise\n",
 		sum.worlds, sum.faults, sum.writes, sum.simulated.Hours(), took.Round(time.Second), sum.simulated.Hours()/took.Minutes(), sum.broken)
+	if len(failed) == 0 {
+		return 0, nil
+	}
+	m, err := newMachine(ctx, o.module)
+	if err != nil {
+		return 0, err
+	}
 	for _, w := range failed {
-		if err := m.report(ctx, w, o.shrink); err != nil {
+		if err := m.report(ctx, w, o); err != nil {
 			return 0, err
 		}
 	}
 	return len(failed), nil
 }
 
-// one plays one seed and prints all of it.
-func one(ctx context.Context, m *machine, o options) (int, error) {
-	w, err := m.play(ctx, o.seed, o.skip, o.log)
+// again plays one world in the module and prints all of it.
+func again(ctx context.Context, o options) (int, error) {
+	m, err := newMachine(ctx, o.module)
+	if err != nil {
+		return 0, err
+	}
+	w, err := m.play(ctx, o.seed, o.variant, o.skip, o.log)
 	if err != nil {
 		return 0, err
 	}
@@ -64,76 +76,68 @@ func one(ctx context.Context, m *machine, o options) (int, error) {
 	return w.broken, nil
 }
 
-// playAll plays seeds until all are played, enough have failed or ctx ends.
-func (m *machine) playAll(ctx context.Context, o options, done func(world)) (failed []world, err error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	seeds := make(chan uint64)
-	go func() {
-		defer close(seeds)
-		for seed := o.first; seed < o.first+uint64(o.seeds); seed++ {
-			select {
-			case seeds <- seed:
-			case <-ctx.Done():
-				return
-			}
-		}
-	}()
-	var mu sync.Mutex // guards failed and err, and the calls of done
-	var wg sync.WaitGroup
-	for range o.jobs {
-		wg.Go(func() {
-			for seed := range seeds {
-				w, played := m.play(context.WithoutCancel(ctx), seed, "", false)
-				mu.Lock()
-				if played != nil {
-					err = played
-					cancel()
-				} else {
-					done(w)
-				}
-				if w.broken > 0 {
-					failed = append(failed, w)
-				}
-				if len(failed) >= o.stop {
-					cancel()
-				}
-				mu.Unlock()
-			}
-		})
+// same plays worlds twice in the module and reports those whose runs differ.
+func same(ctx context.Context, o options) (int, error) {
+	m, err := newMachine(ctx, o.module)
+	if err != nil {
+		return 0, err
 	}
-	wg.Wait()
-	return failed, err
+	differ := 0
+	for seed := o.first; seed < o.first+uint64(o.seeds); seed++ {
+		one, err := m.play(ctx, seed, 1, "", true)
+		if err != nil {
+			return 0, err
+		}
+		two, err := m.play(ctx, seed, 1, "", true)
+		if err != nil {
+			return 0, err
+		}
+		if one.output != two.output {
+			differ++
+			fmt.Printf("seed %d: two runs differ\n", seed)
+		}
+	}
+	fmt.Printf("%d worlds played twice, logs compared: %d differ\n", o.seeds, differ)
+	return differ, nil
 }
 
-// report prints the story of a world that broke a promise, with as few faults
-// as still break one.
-func (m *machine) report(ctx context.Context, w world, shrink bool) error {
-	skip := ""
-	if shrink {
-		var err error
-		if w, skip, err = m.shrink(ctx, w); err != nil {
+// report prints the story of a world that broke a promise: as the module tells
+// it, with as few faults as still break one, and how to play it again.
+func (m *machine) report(ctx context.Context, w world, o options) error {
+	for variant := uint64(1); variant <= variants; variant++ {
+		found, err := m.play(ctx, w.seed, variant, "", false)
+		if err != nil {
 			return err
 		}
+		if found.broken == 0 {
+			continue
+		}
+		found, skip, err := m.shrink(ctx, found, variant)
+		if err != nil {
+			return err
+		}
+		fmt.Printf("\n%s\n\nplay it again:  make sim SEED=%d VARIANT=%d%s\n", found.story, found.seed, variant, flagOf("SKIP", skip))
+		return nil
 	}
-	fmt.Fprintf(os.Stdout, "\n%s\n\nplay it again:  make sim SEED=%d%s\n", w.story(), w.seed, skipFlag(skip))
+	fmt.Printf("\n%s\n\nseed %d broke this as a native program; %d orders of it in the module did not. Its whole log: %s/seed-%d.log\n",
+		w.story, w.seed, variants, o.logs, w.seed)
 	return nil
 }
 
-func skipFlag(skip string) string {
-	if skip == "" {
+func flagOf(name, value string) string {
+	if value == "" {
 		return ""
 	}
-	return " SKIP=" + skip
+	return " " + name + "=" + value
 }
 
 // shrink leaves faults out, one after the other, as long as the world still
 // breaks a promise.
-func (m *machine) shrink(ctx context.Context, w world) (world, string, error) {
+func (m *machine) shrink(ctx context.Context, w world, variant uint64) (world, string, error) {
 	var out []string
 	for n := w.faults; n >= 1; n-- {
 		try := strings.Join(append(out, strconv.Itoa(n)), ",")
-		played, err := m.play(ctx, w.seed, try, false)
+		played, err := m.play(ctx, w.seed, variant, try, false)
 		if err != nil {
 			return w, "", err
 		}

@@ -75,6 +75,10 @@ type Config struct {
 	// OnDoubt is called when this node may have been away from its network: it
 	// was paused, or hears again whom it did not. Addresses are announced anew.
 	OnDoubt func()
+	// Reset ends this run of the operating system, here and now, and returns only
+	// where it could not. It is called when this boot must stop and cannot stop
+	// all that it runs (rule P20). nil: the administrator wants none.
+	Reset func(ctx context.Context, why string) error
 	Clock   clock.Clock // this machine's
 	Log     *slog.Logger
 }

@@ -44,7 +44,10 @@ func (n *Node) tryRegister(ctx context.Context) (done bool, err error) {
 	}
 	s, _ := n.Mirror.Snapshot()
 	if _, ended := s.Ended[n.Self.ID]; ended {
-		n.stopLeftovers(ctx, &s)
+		if err := n.stopLeftovers(ctx, &s); err != nil && ctx.Err() == nil {
+			n.Log.Error("not everything could be stopped", "component", "doom", "err", err)
+			n.reset(ctx, fmt.Sprintf("this boot has a tombstone and could not stop everything: %v", err))
+		}
 		return false, ErrDoomed
 	}
 	record, joined := s.Nodes[n.Self.Node]
@@ -103,8 +106,8 @@ func (n *Node) noteLife(ctx context.Context, known cluster.Rec[cluster.Boot]) (d
 
 // stopLeftovers stops what an earlier run of the daemon on this boot may have
 // left running, when the boot must not go on (rules P7, P19): hygiene, not
-// evidence.
-func (n *Node) stopLeftovers(ctx context.Context, s *cluster.State) {
+// evidence. An error names what may still be active.
+func (n *Node) stopLeftovers(ctx context.Context, s *cluster.State) error {
 	ctx, cancel := n.Clock.WithTimeout(ctx, doomStop)
 	defer cancel()
 	defs := slices.Clone(n.mayFind(s))
@@ -113,11 +116,13 @@ func (n *Node) stopLeftovers(ctx context.Context, s *cluster.State) {
 			defs = append(defs, owner.Value.Definition)
 		}
 	}
+	var left []error
 	for _, def := range defs {
-		if left := n.Executor.Probe(ctx, def); left != "" {
-			n.Log.Error("not everything could be stopped", "component", "doom", "service", def.Name, "left", left)
+		if found := n.Executor.Probe(ctx, def); found != "" {
+			left = append(left, fmt.Errorf("service %s: %s", def.Name, found))
 		}
 	}
+	return errors.Join(left...)
 }
 
 // mayFind returns the services that may be active here: none on a witness, which

@@ -53,6 +53,7 @@ type guest struct {
 	err    error
 	client *mem.Client
 	agent  *fakeAgent
+	resets []string // why it asked to be reset
 }
 
 func newWorld(t *testing.T) *world {
@@ -150,6 +151,7 @@ func (w *world) daemon(g *guest) {
 			}
 			return g.agent, nil
 		},
+		Reset: func(_ context.Context, why string) error { return w.reset(g, why) },
 		Clock: clock.New(w.start), Log: slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
 	node := g.node
@@ -174,6 +176,22 @@ func (w *world) kill(name cluster.NodeName, hostTells bool) {
 	if hostTells {
 		host.certify(g, cluster.CauseCrashed)
 	}
+}
+
+// reset is a guest that asks its host to destroy it.
+func (w *world) reset(g *guest, why string) error {
+	host := w.hosts[cluster.HostName("h"+string(g.name[1]))]
+	w.mu.Lock()
+	g.resets = append(g.resets, why)
+	if host.silent {
+		w.mu.Unlock()
+		return errors.New("host does not answer")
+	}
+	w.note("%s resets itself", g.name)
+	g.die()
+	w.mu.Unlock()
+	host.certify(g, cluster.CauseDestroyed)
+	return nil
 }
 
 // die is the end of a life, with the mutex held.
@@ -329,6 +347,7 @@ type fakeHost struct {
 	certs  []cluster.DeathCertificate
 	feeds  map[*fakeLink]chan cluster.DeathCertificate
 	silent bool // unreachable
+	deaf   bool // answers no order
 }
 
 func newFakeHost(w *world, name cluster.HostName) *fakeHost {
@@ -363,7 +382,7 @@ type fakeLink struct {
 func (l *fakeLink) Off(_ context.Context, _ cluster.GuestID, o hostapi.Order) (hostapi.Reply, error) {
 	l.h.w.mu.Lock()
 	g := l.h.lives[o.Life]
-	if l.h.silent || g == nil {
+	if l.h.silent || l.h.deaf || g == nil {
 		l.h.w.mu.Unlock()
 		return hostapi.Reply{Outcome: cluster.OutcomeUnknown, Detail: "host does not answer"}, nil
 	}

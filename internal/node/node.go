@@ -79,8 +79,8 @@ type Config struct {
 	// where it could not. It is called when this boot must stop and cannot stop
 	// all that it runs (rule P20). nil: the administrator wants none.
 	Reset func(ctx context.Context, why string) error
-	Clock   clock.Clock // this machine's
-	Log     *slog.Logger
+	Clock clock.Clock // this machine's
+	Log   *slog.Logger
 }
 
 // Errors with which Run ends of its own accord.

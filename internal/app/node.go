@@ -124,7 +124,7 @@ func (r *nodeRun) run(ctx context.Context) error {
 	r.events = nodeapi.NewEventLog(time.Now)
 	r.node = node.New(node.Config{
 		Self: boot, Cluster: r.data.Identity.Cluster, Incarnation: r.data.Identity.Incarnation,
-		Store: r.store, Raft: r.store, Beats: beats, DialHost: r.dialHost, Agents: agents.Find,
+		Store: r.store, Raft: r.store, Beats: beats, DialHost: r.dialHost, Agents: agents.Find, Autostart: wouldStart,
 		SaveDecision: saved.Save, OnChange: r.change, OnDoubt: agents.Announce, Reset: r.resetter(boot), Clock: r.clock, Log: r.Log,
 	})
 	if err := r.serve(agents); err != nil {

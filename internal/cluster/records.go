@@ -217,6 +217,9 @@ type Probe struct {
 	// Active lists services found active though not owned and not stoppable,
 	// or whose probe failed: an error counts as active (rule P16).
 	Active map[ServiceName]string `json:"active,omitempty"`
+	// Autostart lists services that this machine would start by itself at its
+	// next boot, with what would start them and how to end that.
+	Autostart map[ServiceName]string `json:"autostart,omitempty"`
 }
 
 // Failure remembers that a node could not run a service.

@@ -68,6 +68,9 @@ type Config struct {
 	// DialHost connects to a host; it does not block.
 	DialHost func(cluster.Host) (Host, error)
 	Agents   func(agent string) (resource.Agent, error)
+	// Autostart says which of these services this machine would start by itself at its
+	// next boot, and how to end that (rule P24); nil: nothing is looked for.
+	Autostart func(services []cluster.ServiceConfig) map[cluster.ServiceName]string
 	// SaveDecision keeps the input of a plan that had orders, bounded.
 	SaveDecision func(plan.Snapshot, plan.Result)
 	// OnChange sees every change of the store in order; it must not block.

@@ -53,7 +53,8 @@ type guest struct {
 	err    error
 	client *mem.Client
 	agent  *fakeAgent
-	resets []string // why it asked to be reset
+	resets []string              // why it asked to be reset
+	would  []cluster.ServiceName // that its machine would start by itself
 }
 
 func newWorld(t *testing.T) *world {
@@ -151,8 +152,9 @@ func (w *world) daemon(g *guest) {
 			}
 			return g.agent, nil
 		},
-		Reset: func(_ context.Context, why string) error { return w.reset(g, why) },
-		Clock: clock.New(w.start), Log: slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Autostart: func(services []cluster.ServiceConfig) map[cluster.ServiceName]string { return w.autostart(g, services) },
+		Reset:     func(_ context.Context, why string) error { return w.reset(g, why) },
+		Clock:     clock.New(w.start), Log: slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
 	node := g.node
 	w.mu.Unlock()
@@ -176,6 +178,19 @@ func (w *world) kill(name cluster.NodeName, hostTells bool) {
 	if hostTells {
 		host.certify(g, cluster.CauseCrashed)
 	}
+}
+
+// autostart says what the machine of a guest would start by itself.
+func (w *world) autostart(g *guest, services []cluster.ServiceConfig) map[cluster.ServiceName]string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var found map[cluster.ServiceName]string
+	for _, def := range services {
+		if slices.Contains(g.would, def.Name) {
+			found = map[cluster.ServiceName]string{def.Name: "an enabled unit"}
+		}
+	}
+	return found
 }
 
 // reset is a guest that asks its host to destroy it.

@@ -270,6 +270,11 @@ func probeEvents(p pair[cluster.Probe]) []Event {
 			out = append(out, one("probe", service, p.is.Value.Node, "%s may be active on %s, which does not own it: %s", service, p.is.Value.Node, found)...)
 		}
 	}
+	for _, service := range slices.Sorted(maps.Keys(p.is.Value.Autostart)) {
+		if found := p.is.Value.Autostart[service]; found != p.was.Value.Autostart[service] {
+			out = append(out, one("probe", service, p.is.Value.Node, "%s would start %s by itself: %s", p.is.Value.Node, service, found)...)
+		}
+	}
 	return out
 }
 

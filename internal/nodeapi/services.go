@@ -162,6 +162,9 @@ func (s *Server) bar(state *cluster.State, result plan.Result, def cluster.Servi
 	if _, standby := state.Standby[node]; standby {
 		return fmt.Sprintf("is on standby: run `ringfence node unstandby %s` first", node)
 	}
+	if probe := state.Probes[node].Value; probe.Boot == result.Nodes[at].Boot && probe.Autostart[def.Name] != "" {
+		return "would start it by itself: " + probe.Autostart[def.Name]
+	}
 	if failure, failed := state.FailureOf(def.Name, node); failed && s.Now() < failure.Since+def.FailureExpiry {
 		return fmt.Sprintf("failed to run it (%s): run `ringfence service clear %s` once that is repaired", failure.Value.Detail, def.Name)
 	}

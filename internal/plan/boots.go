@@ -189,6 +189,11 @@ func (p *planner) statusOf(name cluster.NodeName) NodeStatus {
 	if p.s.Nodes[name].Value.Removing {
 		status.Why = append(status.Why, fmt.Sprintf("is being removed: `ringfence node remove %s` again completes it", name))
 	}
+	if probe := p.s.Probes[name].Value; b != nil && !b.ended && probe.Boot == b.id() {
+		for _, service := range sortedKeys(probe.Autostart) {
+			status.Why = append(status.Why, fmt.Sprintf("would start %s by itself: %s", service, probe.Autostart[service]))
+		}
+	}
 	if _, standby := p.s.Standby[name]; standby {
 		status.Why = append(status.Why, "is on standby")
 	}

@@ -55,6 +55,9 @@ func (r *serviceRun) bar(name cluster.NodeName) string {
 	if _, standby := r.s.Standby[name]; standby {
 		return "is on standby"
 	}
+	if why := r.autostart(b); why != "" {
+		return "would start it by itself: " + why
+	}
 	for i := range r.boots {
 		old := &r.boots[i]
 		if old.node() == name && !old.latest && !old.ended {
@@ -62,6 +65,15 @@ func (r *serviceRun) bar(name cluster.NodeName) string {
 		}
 	}
 	return r.barFailure(name)
+}
+
+// autostart says what would start the service at the next boot of a node.
+func (r *serviceRun) autostart(b *standing) string {
+	probe := r.s.Probes[b.node()].Value
+	if probe.Boot != b.id() {
+		return ""
+	}
+	return probe.Autostart[r.name]
 }
 
 // barFailure avoids a node that failed to run the service lately.

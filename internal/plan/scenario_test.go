@@ -94,6 +94,7 @@ var verbs = map[string]func(w *world, args []string){
 	"left":      func(w *world, args []string) { w.end(args[0], cluster.EvidenceLeave) },
 	"confirm":   func(w *world, args []string) { w.end(args[0], cluster.EvidenceOperator) },
 	"probe":     doProbe,
+	"autostart": doAutostart,
 	"silent":    doSilent,
 	"appeal":    doAppeal,
 	"cert":      doCert,
@@ -219,6 +220,16 @@ func (w *world) probe(node, active string) {
 
 // doProbe: probe n1 [active=db]
 func doProbe(w *world, args []string) { w.probe(args[0], opts(args[1:])["active"]) }
+
+// doAutostart: autostart n2 db|none: n2's probe finds what would start db there.
+func doAutostart(w *world, args []string) {
+	p := w.state.Probes[cluster.NodeName(args[0])].Value
+	p.Autostart = nil
+	if args[1] != "none" {
+		p.Autostart = map[cluster.ServiceName]string{cluster.ServiceName(args[1]): "a unit is enabled; run: systemctl disable it"}
+	}
+	w.put(cluster.KeyProbe(p.Node), p)
+}
 
 // doService: service db [nodes=n1,n2] [expiry=10m] [command=x] [noprobe=yes]
 func doService(w *world, args []string) {

@@ -62,7 +62,11 @@ func (r *serviceRun) unowned() {
 }
 
 // probed reports whether every boot that has not ended has looked for the
-// service under this configuration, and found nothing (probe before start, P24).
+// service under this configuration, and found nothing (probe before start, P24):
+// neither that it is active, nor that its machine would start it by itself. The
+// latter bars a first start everywhere, since that machine's next boot would run
+// it besides its owner; a recovery it bars there only, since it adds no danger
+// that was not there before.
 // A witness has no agents to look with, and nothing was ever started there.
 func (r *serviceRun) probed() bool {
 	ok := true
@@ -76,6 +80,9 @@ func (r *serviceRun) probed() bool {
 		case !has || probe.Value.Boot != b.id() || probe.Value.Config < r.s.Config.Rev:
 			ok = false
 			r.why("waits until %s has looked whether it is active there", b.node())
+		case probe.Value.Autostart[r.name] != "":
+			ok = false
+			r.why("%s would start it by itself: %s", b.node(), probe.Value.Autostart[r.name])
 		}
 	}
 	if found := r.activeElsewhere(); found != "" {

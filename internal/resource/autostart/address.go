@@ -36,8 +36,8 @@ func (m *Machine) findAddress(text string) []Finding {
 func parseAddr(text string) (netip.Addr, bool) {
 	text, _, _ = strings.Cut(strings.Trim(strings.TrimSpace(text), `"'`), "/")
 	addr, err := netip.ParseAddr(text)
-	if err != nil {
-		return addr, false
+	if err != nil || addr.IsUnspecified() {
+		return addr, false // networkd draws from a pool for 0.0.0.0
 	}
 	return addr.Unmap().WithZone(""), true
 }
@@ -52,7 +52,7 @@ func readAddresses(root fs.FS, u *units) []address {
 		}
 		out = append(out, interfaces(root, files)...)
 	}
-	if u.runs("systemd-networkd.service") {
+	if u.systemd && u.runs("systemd-networkd.service") {
 		for _, file := range overriding(root, []string{"etc/systemd/network", "run/systemd/network", "usr/lib/systemd/network"}, ".network") {
 			out = append(out, networkd(parseSettings("/"+file, read(root, file)))...)
 		}

@@ -16,20 +16,24 @@ type settings []setting
 // backslash go on. What is no setting is passed over.
 func parseSettings(file, text string) settings {
 	var out settings
-	section, pending, began := "", "", 0
+	var pending strings.Builder
+	section, began := "", 0
 	for i, line := range strings.Split(text, "\n") {
 		line = strings.TrimSpace(line)
-		if pending == "" {
+		if pending.Len() == 0 {
 			began = i + 1
 		}
 		if strings.HasPrefix(line, "#") || strings.HasPrefix(line, ";") {
 			continue
 		}
 		if head, more := strings.CutSuffix(line, "\\"); more {
-			pending += head + " "
+			pending.WriteString(head + " ")
 			continue
 		}
-		line, pending = pending+line, ""
+		if pending.Len() > 0 {
+			line = pending.String() + line
+			pending.Reset()
+		}
 		if strings.HasPrefix(line, "[") && strings.HasSuffix(line, "]") {
 			section = line[1 : len(line)-1]
 			continue

@@ -21,6 +21,7 @@ const (
 	dirBoot    = Prefix + "boot/"
 	dirEnded   = Prefix + "ended/"
 	dirCert    = Prefix + "certificate/"
+	dirContra  = Prefix + "contradiction/"
 	dirView    = Prefix + "view/"
 	dirAppeal  = Prefix + "appeal/"
 	dirFence   = Prefix + "fence/"
@@ -49,6 +50,9 @@ func KeyEnded(b BootID) string { return dirEnded + string(b) }
 
 // KeyCertificate returns the key of the DeathCertificate that one host gave for one life.
 func KeyCertificate(l LifeID, h HostName) string { return dirCert + string(l) + "/" + string(h) }
+
+// KeyContradiction returns the key of a Contradiction record.
+func KeyContradiction(b BootID) string { return dirContra + string(b) }
 
 // KeyView returns the key of a View record.
 func KeyView(n NodeName) string { return dirView + string(n) }

@@ -30,6 +30,7 @@ type State struct {
 	Boots   map[BootID]Rec[Boot]
 	Ended   map[BootID]Rec[Ended]
 	Certs   map[string]Rec[DeathCertificate] // by life/host, as in KeyCertificate
+	Contras map[BootID]Rec[Contradiction]
 	Views   map[NodeName]Rec[View]
 	Appeals map[BootID]Rec[Appeal]
 	Fences  map[BootID]Rec[Fence]
@@ -77,6 +78,8 @@ func (s *State) Apply(kv KV, deleted bool, now time.Duration) error {
 		err = apply(&s.Ended, BootID(name), kv, deleted, now)
 	case "certificate":
 		err = apply(&s.Certs, name, kv, deleted, now)
+	case "contradiction":
+		err = apply(&s.Contras, BootID(name), kv, deleted, now)
 	case "view":
 		err = apply(&s.Views, NodeName(name), kv, deleted, now)
 	case "appeal":
@@ -154,7 +157,7 @@ func (s *State) Clone() State {
 	c.Tickets, c.Reports = cloneMap(s.Tickets), cloneMap(s.Reports)
 	c.Probes, c.Failed = cloneMap(s.Probes), cloneMap(s.Failed)
 	c.Standby, c.Wishes = cloneMap(s.Standby), cloneMap(s.Wishes)
-	c.Tokens = cloneMap(s.Tokens)
+	c.Tokens, c.Contras = cloneMap(s.Tokens), cloneMap(s.Contras)
 	return c
 }
 

@@ -147,6 +147,7 @@ func (n *Node) Run(ctx context.Context) error {
 	run("mirror", n.Mirror.Run)
 	run("pulse", n.pulse.run) // from the first moment: a node that joins is not silent
 	run("views", n.pulse.writeViews)
+	run("alarm", n.alarmLoop)
 	run("register", func(ctx context.Context) error {
 		if err := n.register(ctx); err != nil {
 			return err

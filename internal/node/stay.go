@@ -19,6 +19,9 @@ func (n *Node) appealLoop(ctx context.Context) error {
 		s, _ := n.Mirror.Snapshot()
 		appeal := cluster.Appeal{Node: n.Self.Node, Boot: n.Self.ID, Answers: map[cluster.NodeName]cluster.Revision{}}
 		news := false
+		if _, ended := s.Ended[n.Self.ID]; ended {
+			return 0, nil // nobody takes its answer any more
+		}
 		for name, view := range s.Views {
 			_, ended := s.Ended[view.Value.Boot]
 			if ended || view.Value.Silent[n.Self.ID] == "" {
@@ -90,9 +93,7 @@ func (n *Node) awaitReports(ctx context.Context) {
 	for ctx.Err() == nil {
 		var waits []string
 		changed := n.Mirror.Read(func(s *cluster.State) {
-			if _, ended := s.Ended[n.Self.ID]; !ended {
-				_, waits = n.accountFor(s)
-			}
+			_, waits = n.accountFor(s)
 		})
 		if len(waits) == 0 {
 			return

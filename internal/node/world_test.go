@@ -53,8 +53,9 @@ type guest struct {
 	err    error
 	client *mem.Client
 	agent  *fakeAgent
-	resets []string              // why it asked to be reset
-	would  []cluster.ServiceName // that its machine would start by itself
+	resets []string                           // why it asked to be reset
+	heard  map[cluster.NodeName]time.Duration // when a beat of a peer arrived last
+	would  []cluster.ServiceName              // that its machine would start by itself
 }
 
 func newWorld(t *testing.T) *world {
@@ -118,6 +119,7 @@ func (w *world) boot(name cluster.NodeName) *guest {
 	}
 	g.boot++
 	host := w.hosts[cluster.HostName("h"+string(name[1]))]
+	g.heard = nil
 	g.life = cluster.LifeID(fmt.Sprintf("%s:%d:1", host.name, g.boot))
 	g.alive = true
 	host.lives[g.life] = g
@@ -222,6 +224,14 @@ func (g *guest) die() {
 	}
 }
 
+// hears notes when a beat of a peer arrived, which the next beat to it answers.
+func (g *guest) hears(peer cluster.NodeName) {
+	if g.heard == nil {
+		g.heard = map[cluster.NodeName]time.Duration{}
+	}
+	g.heard[peer] = g.w.now()
+}
+
 // wire is the network for heartbeats as one run of the daemon sees it.
 type wire struct {
 	*guest
@@ -240,7 +250,11 @@ func (g wire) Send(_ []heartbeat.Peer, p heartbeat.Payload) {
 			continue
 		}
 		select {
-		case peer.inbox <- heartbeat.Received{Node: g.name, Boot: g.node.Self.ID, Tick: p.Tick, Revision: p.Revision, At: w.now()}:
+		case peer.inbox <- heartbeat.Received{
+			Node: g.name, Boot: g.node.Self.ID, Tick: p.Tick, Revision: p.Revision, At: w.now(),
+			EchoOK: g.heard[peer.name] != 0, EchoSent: g.heard[peer.name],
+		}:
+			peer.hears(g.name)
 		default:
 		}
 	}

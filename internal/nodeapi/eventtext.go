@@ -41,6 +41,8 @@ func derive(before, after *cluster.State, c mirror.Change) []Event {
 		return endedEvents(pairOf(before.Ended, after.Ended, boot))
 	case "certificate":
 		return certificateEvents(after, pairOf(before.Certs, after.Certs, name))
+	case "contradiction":
+		return contradictionEvents(pairOf(before.Contras, after.Contras, boot))
 	case "view":
 		return viewEvents(after, pairOf(before.Views, after.Views, node))
 	case "appeal":
@@ -110,6 +112,21 @@ func hostEvents(p pair[cluster.Host]) []Event {
 		return one("host", p.is.Value.Name, "", "host %s is enrolled, at %s", p.is.Value.Name, p.is.Value.Address)
 	}
 	return one("host", p.is.Value.Name, "", "host %s is enrolled anew, at %s", p.is.Value.Name, p.is.Value.Address)
+}
+
+func contradictionEvents(p pair[cluster.Contradiction]) []Event {
+	was, c := p.was.Value, p.is.Value
+	switch {
+	case p.gone():
+		return nil // tidied up when it was over
+	case p.made():
+		return one("contradiction", c.Node, c.Node, "boot %s of %s ran after its end was proved (%s): that proof was false (%s, seen by %s)", c.Boot, c.Node, c.Evidence, c.How, c.By)
+	case was.Settled == "" && c.Settled != "":
+		return one("contradiction", c.Node, c.Node, "boot %s of %s, which ran after its end was proved, is %s", c.Boot, c.Node, c.Settled)
+	case len(c.Hosts) < len(was.Hosts):
+		return one("contradiction", c.Node, c.Node, "a host that gave false evidence on boot %s of %s is trusted again", c.Boot, c.Node)
+	}
+	return nil
 }
 
 func bootEvents(p pair[cluster.Boot]) []Event {

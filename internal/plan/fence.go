@@ -41,13 +41,13 @@ func (p *planner) evidenceFor(b *standing) (cluster.EvidenceKind, string, []clus
 	if kind, detail, guards := p.certified(b); kind != "" {
 		return kind, detail, guards
 	}
-	if report, ok := p.s.FenceRp[b.id()]; ok && b.doomed && report.Value.Outcome == cluster.OutcomeDone {
+	if report, ok := p.s.FenceRp[b.id()]; ok && b.doomed && report.Value.Outcome == cluster.OutcomeDone && p.believes(b) {
 		return cluster.EvidenceFenced, fmt.Sprintf("attempt %d by %s: %s", report.Value.Attempt, report.Value.Executor, report.Value.Detail),
 			[]cluster.Guard{guardOf(cluster.KeyFenceReport(b.id()), report.Rev)}
 	}
 	for i := range p.boots {
 		newer := &p.boots[i]
-		if newer.node() == b.node() && slices.Contains(newer.Value.Predecessors, b.id()) && sameMachine(newer.Value, b.Value) {
+		if succeeds(newer.Value, b.Value) && sameMachine(newer.Value, b.Value) {
 			return cluster.EvidenceSuperseded, fmt.Sprintf("boot %s runs there now", newer.id()),
 				[]cluster.Guard{guardOf(cluster.KeyBoot(newer.id()), newer.Rev)}
 		}
@@ -65,7 +65,7 @@ func (p *planner) certified(b *standing) (cluster.EvidenceKind, string, []cluste
 	var guards []cluster.Guard
 	for _, place := range b.Value.Places {
 		cert, ok := p.s.CertificateOf(b.Value.Life, place)
-		if !ok || cert.Value.Guest != b.Value.Guest || cert.Value.Cluster != p.s.Meta.Value.ID {
+		if _, doubted := p.doubted[place]; doubted || !ok || p.void(cert) || cert.Value.Guest != b.Value.Guest || cert.Value.Cluster != p.s.Meta.Value.ID {
 			return "", "", nil
 		}
 		switch cert.Value.Cause {
@@ -78,6 +78,11 @@ func (p *planner) certified(b *standing) (cluster.EvidenceKind, string, []cluste
 		guards = append(guards, guardOf(cluster.KeyCertificate(b.Value.Life, place), cert.Rev))
 	}
 	return kind, detail, guards
+}
+
+// succeeds reports whether a boot is a newer one of the same node.
+func succeeds(newer, former cluster.Boot) bool {
+	return newer.Node == former.Node && slices.Contains(newer.Predecessors, former.ID)
 }
 
 // sameMachine reports whether a newer boot proves that the former has ended:
@@ -142,7 +147,7 @@ func (p *planner) decideFence(b *standing, reason cluster.FenceReason, detail st
 	b.doomed = true // for the rest of this plan
 	p.order(OrderFence, string(b.id()), fmt.Sprintf("fence boot %s of %s, %s: %s; attempt 1 by %s", b.id(), b.node(), reason, detail, executor),
 		[]cluster.Guard{
-			absent(cluster.KeyFence(b.id())), absent(cluster.KeyEnded(b.id())), absent(cluster.KeyDisarm),
+			absent(cluster.KeyFence(b.id())), guardOf(cluster.KeyEnded(b.id()), b.endedRev), absent(cluster.KeyDisarm),
 			guardOf(cluster.KeyBoot(b.id()), b.Rev),
 			guardOf(cluster.KeyAppeal(b.id()), p.s.Appeals[b.id()].Rev), // an answer that came meanwhile counts (I6)
 		},
@@ -159,10 +164,10 @@ func (p *planner) retryFences() {
 	}
 	for _, boot := range sortedKeys(p.s.Fences) {
 		b, fence := p.byBoot[boot], p.s.Fences[boot]
-		if b == nil || b.ended {
+		if b == nil || b.ended && !b.answers {
 			continue
 		}
-		due, why := p.attemptDue(fence)
+		due, why := p.attemptDue(b, fence)
 		if due > p.Now {
 			p.wakeAt(due)
 			continue
@@ -172,8 +177,14 @@ func (p *planner) retryFences() {
 }
 
 // attemptDue says when the next attempt may go out, and what became of the last.
-func (p *planner) attemptDue(fence cluster.Rec[cluster.Fence]) (time.Duration, string) {
+func (p *planner) attemptDue(b *standing, fence cluster.Rec[cluster.Fence]) (time.Duration, string) {
+	if b.answers && fence.Rev <= p.s.Contras[b.id()].Value.Seen {
+		return p.Now, "it answers after its tombstone"
+	}
 	if report, ok := p.s.FenceRp[fence.Value.Boot]; ok && report.Value.Attempt == fence.Value.Attempt {
+		if report.Value.Outcome == cluster.OutcomeDone && b.answers && fence.Value.Level+1 < len(p.fenceLevels(b.node())) {
+			return report.Since + retryDelay(fence.Value.Attempt), "done, by the word of a host that is not trusted"
+		}
 		if report.Value.Outcome == cluster.OutcomeDone {
 			return p.Now + RetryMost, "" // endBoots of this plan takes it up
 		}
@@ -207,7 +218,7 @@ func (p *planner) retry(b *standing, fence cluster.Rec[cluster.Fence], why strin
 	next.Epoch = p.s.Leader.Value.Epoch
 	p.order(OrderRetry, string(b.id()), fmt.Sprintf("fence boot %s of %s again, attempt %d by %s (%s)", b.id(), b.node(), next.Attempt, next.Executor, why),
 		[]cluster.Guard{
-			guardOf(cluster.KeyFence(b.id()), fence.Rev), absent(cluster.KeyEnded(b.id())), absent(cluster.KeyDisarm),
+			guardOf(cluster.KeyFence(b.id()), fence.Rev), guardOf(cluster.KeyEnded(b.id()), b.endedRev), absent(cluster.KeyDisarm),
 		},
 		cluster.Put(cluster.KeyFence(b.id()), next))
 }

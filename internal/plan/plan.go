@@ -84,20 +84,23 @@ type Result struct {
 // planner holds one run of Plan.
 type planner struct {
 	Snapshot
-	s      *cluster.State
-	boots  []standing // sorted by node, then boot
-	byBoot map[cluster.BootID]*standing
-	load   map[cluster.NodeName]int // services owned, orders of this plan included
-	braked string                   // why nobody is fenced for silence; "" while one may be
-	result Result
+	s       *cluster.State
+	boots   []standing // sorted by node, then boot
+	byBoot  map[cluster.BootID]*standing
+	load    map[cluster.NodeName]int            // services owned, orders of this plan included
+	doubted map[cluster.HostName]cluster.BootID // hosts whose word counts no more, and the boot that answered
+	braked  string                              // why nobody is fenced for silence; "" while one may be
+	result  Result
 }
 
 // Plan decides what to do now. It does not change the snapshot.
 func Plan(snapshot Snapshot) Result {
 	p := &planner{Snapshot: snapshot, s: &snapshot.State, load: map[cluster.NodeName]int{}}
+	p.doubtHosts()
 	p.judgeBoots()
 	p.endBoots()
 	p.fenceLost()
+	p.fenceContradicted()
 	p.retryFences()
 	p.countLoad()
 	for _, name := range p.serviceNames() {
@@ -110,6 +113,7 @@ func Plan(snapshot Snapshot) Result {
 			p.result.Warnings = append(p.result.Warnings, warning)
 		}
 	}
+	p.result.Warnings = append(p.result.Warnings, p.doubts()...)
 	return p.result
 }
 

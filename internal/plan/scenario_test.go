@@ -99,6 +99,9 @@ var verbs = map[string]func(w *world, args []string){
 	"appeal":    doAppeal,
 	"cert":      doCert,
 	"attempt":   doAttempt,
+	"answers":   doAnswers,
+	"trust":     doTrust,
+	"sure":      doSure,
 	"deaf":      func(w *world, args []string) { w.obey[cluster.NodeName(args[0])] = false },
 	"obey":      func(w *world, args []string) { w.obey[cluster.NodeName(args[0])] = true },
 	"on":        func(w *world, args []string) { w.fail[args[0]+"/"+args[1]] = strings.Join(args[2:], " ") },
@@ -349,6 +352,28 @@ func doAttempt(w *world, args []string) {
 		r.Attempt, _ = strconv.Atoi(n)
 	}
 	w.put(cluster.KeyFenceReport(b), r)
+}
+
+// doAnswers: answers n1: its newest boot is heard after its tombstone.
+func doAnswers(w *world, args []string) {
+	boot := w.boot(cluster.NodeName(args[0]))
+	w.put(cluster.KeyContradiction(boot), cluster.NewContradiction(&w.state, boot, "n2", "a beat"))
+}
+
+// doTrust: trust h1: an operator trusts the host again.
+func doTrust(w *world, args []string) {
+	for id, rec := range w.state.Contras {
+		c := rec.Value
+		c.Hosts = slices.DeleteFunc(slices.Clone(c.Hosts), func(h cluster.HostName) bool { return string(h) == args[0] })
+		w.put(cluster.KeyContradiction(id), c)
+	}
+}
+
+// doSure: sure n1: an operator confirms its end, knowing of the contradiction.
+func doSure(w *world, args []string) {
+	c := w.state.Contras[w.boot(cluster.NodeName(args[0]))].Value
+	c.Settled = "by op"
+	w.put(cluster.KeyContradiction(c.Boot), c)
 }
 
 // doReport: report db running|... [boot=ID] [generation=N]: a report out of turn.

@@ -109,7 +109,7 @@ func (r *serviceRun) activeElsewhere() string {
 // owned looks what became of the owner, in the order of certainty.
 func (r *serviceRun) owned() {
 	b := r.byBoot[r.owner.Value.Boot]
-	if ended, ok := r.s.Ended[r.owner.Value.Boot]; ok {
+	if ended, ok := r.s.Ended[r.owner.Value.Boot]; ok && (b == nil || !b.answers) {
 		r.afterEnd(ended)
 		return
 	}
@@ -118,7 +118,7 @@ func (r *serviceRun) owned() {
 		r.why("owned by boot %s, of which there is no record: confirm its end with `ringfence node confirm-dead %s`", r.owner.Value.Boot, r.owner.Value.Node)
 		return
 	}
-	if r.report.Value.State == cluster.ReportStopFailed && !b.doomed {
+	if r.report.Value.State == cluster.ReportStopFailed && !b.doomed && !b.ended {
 		r.decideFence(b, cluster.FenceStopFailed, fmt.Sprintf("service %s: %s", r.name, r.report.Value.Detail))
 	}
 	switch { // a verified stop is a last word, whatever becomes of the boot (P15)
@@ -128,6 +128,9 @@ func (r *serviceRun) owned() {
 	case r.report.Value.State == cluster.ReportStopped:
 		r.status.State = cluster.ServiceStopping
 		r.afterStop(b)
+	case b.answers:
+		r.status.State = cluster.ServiceRecovering
+		r.why("owned by boot %s of %s: %s", b.id(), b.node(), r.whyAnswers(b))
 	case b.doomed || b.suspect():
 		r.status.State = cluster.ServiceRecovering
 		r.why("owned by boot %s of %s, which is %s: waits for evidence of its end", b.id(), b.node(), b.state)
@@ -224,7 +227,10 @@ func (r *serviceRun) afterEnd(ended cluster.Rec[cluster.Ended]) {
 		r.why("boot %s of %s has ended (%s); %s", ended.Value.Boot, ended.Value.Node, ended.Value.Evidence, why)
 		return
 	}
-	evidence := []cluster.Guard{guardOf(cluster.KeyEnded(ended.Value.Boot), ended.Rev), absent(cluster.KeyDisarm)}
+	evidence := []cluster.Guard{
+		guardOf(cluster.KeyEnded(ended.Value.Boot), ended.Rev), absent(cluster.KeyDisarm),
+		guardOf(cluster.KeyContradiction(ended.Value.Boot), r.s.Contras[ended.Value.Boot].Rev), // a sign of life that came meanwhile counts
+	}
 	r.moveOn(fmt.Sprintf("boot %s of %s has ended (%s)", ended.Value.Boot, ended.Value.Node, ended.Value.Evidence), evidence)
 }
 

@@ -81,6 +81,8 @@ func (w *world) revOf(key string) cluster.Revision {
 		return s.Ended[cluster.BootID(name)].Rev
 	case "certificate":
 		return s.Certs[name].Rev
+	case "contradiction":
+		return s.Contras[cluster.BootID(name)].Rev
 	case "appeal":
 		return s.Appeals[cluster.BootID(name)].Rev
 	case "fence":
@@ -106,6 +108,7 @@ func (w *world) checkOwners() {
 		was, is := w.owned[name], rec.Value
 		if was.Boot != "" && (was.Boot != is.Boot || was.Generation != is.Generation) {
 			_, ended := w.state.Ended[was.Boot]
+			ended = ended && !w.answers(was.Boot)
 			report := w.state.Reports[name].Value
 			stopped := report.Boot == was.Boot && report.Generation == was.Generation &&
 				(report.State == cluster.ReportStopped || report.State == cluster.ReportFailed)
@@ -118,6 +121,21 @@ func (w *world) checkOwners() {
 		}
 		w.owned[name] = is
 	}
+}
+
+// answers is the rule P11 in a dumb form: a contradiction stands that neither an
+// operator, nor a newer boot, nor a later fence report has ended.
+func (w *world) answers(boot cluster.BootID) bool {
+	c, stands := w.state.Contras[boot]
+	report := w.state.FenceRp[boot]
+	config, _ := w.state.Config.Value.Node(c.Value.Node)
+	levels := config.Fence
+	byOther := len(levels) > 0 && !slices.Contains(levels[max(0, report.Value.Attempt-1)%len(levels)], "hostd")
+	over := c.Value.Settled != "" || byOther && report.Rev > c.Value.Seen && report.Value.Outcome == cluster.OutcomeDone
+	for _, b := range w.state.Boots {
+		over = over || slices.Contains(b.Value.Predecessors, boot)
+	}
+	return stands && !over
 }
 
 // plan runs one plan and commits its orders.

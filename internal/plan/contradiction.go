@@ -1,0 +1,121 @@
+package plan
+
+import (
+	"fmt"
+
+	"ringfence/internal/cluster"
+)
+
+// A boot that ran after its tombstone was written proves that its evidence was
+// false (rule P11). Then: what it owns is not recovered on that evidence, it is
+// fenced by every level there is, and the word of the hosts that gave the
+// evidence counts no more until an operator says so.
+
+// doubtHosts notes whose word counts no more.
+func (p *planner) doubtHosts() {
+	p.doubted = map[cluster.HostName]cluster.BootID{}
+	for _, boot := range sortedKeys(p.s.Contras) {
+		for _, host := range p.s.Contras[boot].Value.Hosts {
+			p.doubted[host] = boot
+		}
+	}
+}
+
+// void reports whether a certificate is of a life that showed itself after it.
+func (p *planner) void(cert cluster.Rec[cluster.DeathCertificate]) bool {
+	for _, c := range p.s.Contras {
+		if c.Value.Life != "" && c.Value.Life == cert.Value.Life && cert.Rev <= c.Value.Seen {
+			return true
+		}
+	}
+	return false
+}
+
+// doubts says whose word counts no more, for people.
+func (p *planner) doubts() []string {
+	var out []string
+	for _, host := range sortedKeys(p.doubted) {
+		c := p.s.Contras[p.doubted[host]].Value
+		out = append(out, fmt.Sprintf("host %s is not trusted: it gave evidence that boot %s of %s had ended (%s), and that boot answered afterwards (%s, seen by %s); no boot there can be proved dead by it until `ringfence host trust %s`",
+			host, c.Boot, c.Node, c.Evidence, c.How, c.By, host))
+	}
+	return out
+}
+
+// contradicted reports whether a boot ran after its tombstone, and nothing has
+// ended it since: a newer boot in its life or on its machine, a fence method
+// that is no doubted host's, or an operator who knows of the contradiction.
+func (p *planner) contradicted(boot cluster.Boot) bool {
+	c, stands := p.s.Contras[boot.ID]
+	if !stands || c.Value.Settled != "" || !p.s.Contradicts(boot.ID) {
+		return false
+	}
+	for _, newer := range p.s.Boots {
+		if succeeds(newer.Value, boot) && sameMachine(newer.Value, boot) {
+			return false
+		}
+	}
+	return p.s.FenceRp[boot.ID].Rev <= c.Value.Seen || !p.otherMethod(boot)
+}
+
+// otherMethod reports whether the last attempt to fence a boot was done, and by
+// more than the word of a host.
+func (p *planner) otherMethod(boot cluster.Boot) bool {
+	fence, report := p.s.Fences[boot.ID].Value, p.s.FenceRp[boot.ID].Value
+	if report.Outcome != cluster.OutcomeDone || report.Attempt != fence.Attempt {
+		return false
+	}
+	levels := p.fenceLevels(boot.Node)
+	for _, method := range levels[fence.Level%len(levels)] {
+		if method != cluster.FenceHostd {
+			return true
+		}
+	}
+	return false
+}
+
+// believes reports whether a fence report of done proves the end of a boot.
+func (p *planner) believes(b *standing) bool {
+	for _, place := range b.Value.Places {
+		if _, doubted := p.doubted[place]; doubted {
+			return p.otherMethod(b.Value)
+		}
+	}
+	return true
+}
+
+// fenceContradicted decides to fence what answers after its tombstone.
+func (p *planner) fenceContradicted() {
+	for i := range p.boots {
+		b := &p.boots[i]
+		if b.answers && !b.doomed {
+			c := p.s.Contras[b.id()].Value
+			p.decideFence(b, cluster.FenceContradict, fmt.Sprintf("%s, seen by %s, after %s", c.How, c.By, c.Evidence))
+		}
+	}
+}
+
+// whyAnswers says what a boot that ran after its tombstone waits for.
+func (p *planner) whyAnswers(b *standing) string {
+	c := p.s.Contras[b.id()].Value
+	return fmt.Sprintf("it answered after its end was proved by %s (%s, seen by %s), so that this proof was false: what it owns waits until it has stopped it, verified, or is fenced by other means; turn it off by hand and say so with `ringfence node confirm-dead %s`",
+		c.Evidence, c.How, c.By, b.node())
+}
+
+// tidyContradictions removes the records that bar neither a boot, nor a host, nor
+// a certificate.
+func (p *planner) tidyContradictions() {
+	for _, boot := range sortedKeys(p.s.Contras) {
+		c := p.s.Contras[boot]
+		needed := len(c.Value.Hosts) > 0
+		for i := range p.boots {
+			b := &p.boots[i]
+			needed = needed || b.id() == boot || !b.ended && b.Value.Life != "" && b.Value.Life == c.Value.Life
+		}
+		if needed {
+			continue
+		}
+		p.order(OrderTidy, string(boot), fmt.Sprintf("the contradiction about boot %s of %s is over", boot, c.Value.Node),
+			[]cluster.Guard{guardOf(cluster.KeyContradiction(boot), c.Rev)}, cluster.Remove(cluster.KeyContradiction(boot)))
+	}
+}

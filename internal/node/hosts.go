@@ -211,7 +211,8 @@ func (h *hosts) commitCertificate(ctx context.Context, from cluster.HostName, ce
 // certificate is kept, since the record of its boot may be on the way.
 func (h *hosts) concerns(s *cluster.State, cert cluster.DeathCertificate) bool {
 	for id, boot := range s.Boots {
-		if _, ended := s.Ended[id]; !ended && boot.Value.Life == cert.Life {
+		_, ended := s.Ended[id]
+		if boot.Value.Life == cert.Life && (!ended || s.Contras[id].Rev != 0) {
 			return true
 		}
 	}

@@ -43,8 +43,9 @@ func (p *planner) doubts() []string {
 }
 
 // contradicted reports whether a boot ran after its tombstone, and nothing has
-// ended it since: a newer boot in its life or on its machine, a fence method
-// that is no doubted host's, or an operator who knows of the contradiction.
+// ended it since: a newer boot in its life or on its machine, a newer certificate
+// by hosts that are trusted, a fence method that is no host's word, or an operator
+// who knows of the contradiction.
 func (p *planner) contradicted(boot cluster.Boot) bool {
 	c, stands := p.s.Contras[boot.ID]
 	if !stands || c.Value.Settled != "" || !p.s.Contradicts(boot.ID) {
@@ -54,6 +55,9 @@ func (p *planner) contradicted(boot cluster.Boot) bool {
 		if succeeds(newer.Value, boot) && sameMachine(newer.Value, boot) {
 			return false
 		}
+	}
+	if kind, _, _ := p.certified(&standing{Rec: p.s.Boots[boot.ID]}); kind != "" {
+		return false // newer than the sign of life, and by hosts that are trusted
 	}
 	return p.s.FenceRp[boot.ID].Rev <= c.Value.Seen || !p.otherMethod(boot)
 }

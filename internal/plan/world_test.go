@@ -124,7 +124,7 @@ func (w *world) checkOwners() {
 }
 
 // answers is the rule P11 in a dumb form: a contradiction stands that neither an
-// operator, nor a newer boot, nor a later fence report has ended.
+// operator, nor a newer boot, certificate or fence report has ended.
 func (w *world) answers(boot cluster.BootID) bool {
 	c, stands := w.state.Contras[boot]
 	report := w.state.FenceRp[boot]
@@ -134,6 +134,9 @@ func (w *world) answers(boot cluster.BootID) bool {
 	over := c.Value.Settled != "" || byOther && report.Rev > c.Value.Seen && report.Value.Outcome == cluster.OutcomeDone
 	for _, b := range w.state.Boots {
 		over = over || slices.Contains(b.Value.Predecessors, boot)
+	}
+	for _, cert := range w.state.Certs {
+		over = over || cert.Value.Life == c.Value.Life && cert.Rev > c.Value.Seen && !slices.Contains(c.Value.Hosts, cert.Value.Host)
 	}
 	return stands && !over
 }

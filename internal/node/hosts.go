@@ -59,6 +59,7 @@ func (h *hosts) run(ctx context.Context) error {
 	return h.n.each(ctx, func(ctx context.Context, _ time.Duration) (time.Duration, error) {
 		s, _ := h.n.Mirror.Snapshot()
 		h.dialNew(ctx, &wg, &s)
+		h.ackNeedless(ctx, &s)
 		known := h.known(&s)
 		for _, cert := range known {
 			h.commitCertificate(ctx, cert.Host, cert)
@@ -188,6 +189,7 @@ func (h *hosts) commitCertificate(ctx context.Context, from cluster.HostName, ce
 		return true
 	}
 	if !h.concerns(&s, cert) {
+		h.ackNeedless(ctx, &s)
 		return false
 	}
 	rev, err := h.n.commit(ctx, store.Tx{

@@ -377,6 +377,7 @@ type fakeHost struct {
 	feeds  map[*fakeLink]chan cluster.DeathCertificate
 	silent bool // unreachable
 	deaf   bool // answers no order
+	acked  map[uint64]bool
 }
 
 func newFakeHost(w *world, name cluster.HostName) *fakeHost {
@@ -454,7 +455,15 @@ func (l *fakeLink) Stream(ctx context.Context, _ uint64, take func(hostclient.Ev
 	}
 }
 
-func (l *fakeLink) Ack(context.Context, hostapi.Ack) error { return nil }
+func (l *fakeLink) Ack(_ context.Context, a hostapi.Ack) error {
+	l.h.w.mu.Lock()
+	defer l.h.w.mu.Unlock()
+	if l.h.acked == nil {
+		l.h.acked = map[uint64]bool{}
+	}
+	l.h.acked[a.Seq] = true
+	return nil
+}
 
 func (l *fakeLink) Close() {}
 

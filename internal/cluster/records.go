@@ -265,6 +265,7 @@ type Report struct {
 	State      ReportState `json:"state"`
 	Detail     string      `json:"detail,omitempty"`   // which resource, what it said
 	Restarts   int         `json:"restarts,omitempty"` // in place, in this generation
+	Ban        Ban         `json:"ban,omitempty"`      // how far a failure reaches
 }
 
 // Probe says what a node found active before it may own anything (rule P24).
@@ -287,7 +288,21 @@ type Failure struct {
 	Node    NodeName    `json:"node"`
 	Count   int         `json:"count"`
 	Detail  string      `json:"detail"`
+	// Ban is how far it reaches beyond its expiry, while the configuration is the
+	// one of revision Config.
+	Ban    Ban      `json:"ban,omitempty"`
+	Config Revision `json:"config,omitempty"`
 }
+
+// Ban is how far a failure reaches that another try cannot mend.
+type Ban string
+
+// The reaches of a failure, as the exit codes of OCF agents tell them.
+const (
+	BanNone    Ban = ""        // tried again once the failure has expired
+	BanNode    Ban = "node"    // cannot run on that node: software or permission is missing
+	BanCluster Ban = "cluster" // cannot run anywhere with these parameters
+)
 
 // Standby is an operator's wish that a node owns nothing.
 type Standby struct {

@@ -248,9 +248,17 @@ func (r *serviceRun) afterFailure(b *standing) {
 	}
 	key := cluster.KeyFailure(r.name, b.node())
 	failure, _ := r.s.FailureOf(r.name, b.node())
-	next := cluster.Failure{Service: r.name, Node: b.node(), Count: failure.Value.Count + 1, Detail: r.report.Value.Detail}
+	next := cluster.Failure{Service: r.name, Node: b.node(), Count: failure.Value.Count + 1, Detail: r.report.Value.Detail, Ban: r.report.Value.Ban, Config: r.s.Config.Rev}
 	guards := []cluster.Guard{guardOf(key, failure.Rev), guardOf(cluster.KeyReport(r.name), r.report.Rev), absent(cluster.KeyDisarm)}
-	r.moveOn(fmt.Sprintf("%s could not run it: %s", b.node(), r.report.Value.Detail), guards, cluster.Put(key, next))
+	if r.changed() {
+		next.Ban = cluster.BanNone // what failed is not what is configured now
+	}
+	reason := fmt.Sprintf("%s could not run it: %s", b.node(), r.report.Value.Detail)
+	if next.Ban == cluster.BanCluster {
+		r.release(reason, guards, cluster.Put(key, next)) // no other node could
+		return
+	}
+	r.moveOn(reason, guards, cluster.Put(key, next))
 }
 
 // moveOn gives the service to another node in one transaction with what proves

@@ -19,6 +19,7 @@ type world struct {
 	self  cluster.NodeName
 	obey  map[cluster.NodeName]bool // nodes that carry out orders
 	fail  map[string]string         // service@node -> report state instead of running/stopped
+	ban   cluster.Ban               // of the next report
 	story []string
 	// last states seen, to check every transition
 	nodes    map[cluster.BootID]cluster.NodeState
@@ -211,12 +212,14 @@ func (w *world) obeyOrders() int {
 		}
 		detail := ""
 		if other, ok := w.fail[string(name)+"@"+string(owner.Node)+"/"+string(owner.Want)]; ok {
-			want, detail = cluster.ReportState(other), "as the scenario says"
+			state, ban, _ := strings.Cut(other, "/") // failed/node: its agent bans it
+			want, detail, w.ban = cluster.ReportState(state), "as the scenario says", cluster.Ban(ban)
 		}
 		if report.Boot == owner.Boot && report.Generation == owner.Generation && report.State == want {
 			continue
 		}
 		w.report(owner, want, detail)
+		w.ban = ""
 		done++
 	}
 	return done
@@ -228,7 +231,7 @@ func (w *world) report(owner cluster.Owner, state cluster.ReportState, detail st
 	}
 	w.put(cluster.KeyReport(owner.Service), cluster.Report{
 		Service: owner.Service, Node: owner.Node, Boot: owner.Boot,
-		Generation: owner.Generation, State: state, Detail: detail,
+		Generation: owner.Generation, State: state, Detail: detail, Ban: w.ban,
 	})
 	w.note("report   %s on %s, generation %d: %s", owner.Service, owner.Node, owner.Generation, state)
 }

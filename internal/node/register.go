@@ -184,7 +184,7 @@ func (n *Node) autostart(s *cluster.State) map[cluster.ServiceName]string {
 		return nil
 	}
 	var mine []cluster.ServiceConfig
-	for _, def := range s.Config.Value.Services {
+	for _, def := range n.mayFind(s) {
 		if slices.Contains(s.Config.Value.Candidates(def), n.Self.Node) {
 			mine = append(mine, def)
 		}

@@ -92,7 +92,7 @@ func (p *planner) believes(b *standing) bool {
 func (p *planner) fenceContradicted() {
 	for i := range p.boots {
 		b := &p.boots[i]
-		if b.answers && !b.doomed {
+		if b.answers && !b.doomed && !p.witness(b.node()) {
 			c := p.s.Contras[b.id()].Value
 			p.decideFence(b, cluster.FenceContradict, fmt.Sprintf("%s, seen by %s, after %s", c.How, c.By, c.Evidence))
 		}

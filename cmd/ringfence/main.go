@@ -52,9 +52,13 @@ func run() int {
 			})
 		},
 		RunHostd: func(ctx context.Context, o cli.HostdOptions) error { return app.RunHostd(ctx, app.HostdOptions(o)) },
-		Drivers:  app.DriverNames(),
-		Hangup:   hangup,
-		Extra:    demo.Commands(demo.Deps{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}),
+		Recover: func(ctx context.Context, o cli.RecoverOptions) (cli.Recovered, error) {
+			done, err := app.Recover(ctx, app.RecoverOptions(o))
+			return cli.Recovered(done), err
+		},
+		Drivers: app.DriverNames(),
+		Hangup:  hangup,
+		Extra:   demo.Commands(demo.Deps{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}),
 	}, os.Args[1:])
 }
 

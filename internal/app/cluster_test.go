@@ -59,6 +59,7 @@ func startAs(t *testing.T, dir, name string, change func(*NodeOptions)) *daemon 
 
 func (d *daemon) run() {
 	ctx, cancel := context.WithCancel(context.Background())
+	d.o.fatal = make(chan error, 1)
 	d.cancel, d.done = cancel, make(chan error, 1)
 	done := d.done
 	go func() { done <- RunNode(ctx, d.o) }()

@@ -25,6 +25,7 @@ import (
 	"ringfence/internal/pki"
 	"ringfence/internal/store"
 	"ringfence/internal/store/etcd"
+	"ringfence/internal/wire/beat"
 )
 
 // NodeOptions are the settings of `ringfence node run` and `witness run`.
@@ -49,6 +50,8 @@ type NodeOptions struct {
 	// SelfReset is what the node may do that must stop and cannot; "" is host.
 	SelfReset SelfReset
 	Log       *slog.Logger
+	// fatal is where the store says that it cannot go on. Tests put a crash in.
+	fatal chan error
 }
 
 // Timings of the wiring.
@@ -65,6 +68,11 @@ func RunNode(ctx context.Context, o NodeOptions) (err error) {
 	if err != nil {
 		return err
 	}
+	lock, err := r.data.Dir.Lock()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lock.Close()) }()
 	defer func() { err = errors.Join(err, r.down.run()) }()
 	return r.run(ctx)
 }
@@ -81,7 +89,10 @@ func newNodeRun(o NodeOptions) (*nodeRun, error) {
 	if err := os.MkdirAll(o.RunDir, 0o700); err != nil {
 		return nil, fmt.Errorf("run directory: %w", err)
 	}
-	return &nodeRun{NodeOptions: o, data: data, clock: clock.New(time.Now()), fatal: make(chan error, 1)}, nil
+	if o.fatal == nil {
+		o.fatal = make(chan error, 1)
+	}
+	return &nodeRun{NodeOptions: o, data: data, clock: clock.New(time.Now())}, nil
 }
 
 // nodeRun is one run of a member's daemon.
@@ -89,20 +100,29 @@ type nodeRun struct {
 	NodeOptions
 	data  *pki.Data
 	clock clock.Clock
-	fatal chan error // the store cannot go on
 	down  teardown
 
+	door   *nodeapi.Door
+	voter  *confirmation
 	store  *etcd.Server
 	events *nodeapi.EventLog
 	node   *node.Node
 }
 
 func (r *nodeRun) run(ctx context.Context) error {
-	if err := r.openStore(ctx); err != nil {
-		return err
-	}
 	boot, err := r.identify(ctx)
 	if err != nil {
+		return err
+	}
+	// Other voters are answered before this one starts: after a loss of all
+	// power each of them needs the others' word first.
+	if err := r.openDoor(); err != nil {
+		return err
+	}
+	if err := r.confirm(ctx); err != nil {
+		return err
+	}
+	if err := r.openStore(ctx); err != nil {
 		return err
 	}
 	if err := r.found(ctx); err != nil {
@@ -185,24 +205,21 @@ func (r *nodeRun) stopRemoved(ctx context.Context, err error) {
 // openStore starts this node's voter and waits for a quorum.
 func (r *nodeRun) openStore(ctx context.Context) error {
 	id := r.data.Identity
-	marker := filepath.Join(r.Data, "store-created")
+	marker := filepath.Join(r.Data, storeCreated)
 	_, marked := os.Stat(marker)
-	_, made := os.Stat(filepath.Join(r.data.Dir.Store(), "member"))
+	config := storeConfig(r.data, r.Log)
+	_, made := os.Stat(filepath.Join(config.DataDir, "member"))
 	if marked == nil && made != nil {
-		return fmt.Errorf("the store of this node, %s, is gone: a voter without its memory must not vote; remove the node from the cluster and join again", r.data.Dir.Store())
+		return fmt.Errorf("the store of this node, %s, is gone: a voter without its memory must not vote; remove the node from the cluster and join again", config.DataDir)
 	}
-	s, err := etcd.Start(ctx, etcd.Config{
-		Name: string(id.Node), DataDir: r.data.Dir.Store(), Address: id.Address, PeerPort: id.PeerPort,
-		InitialCluster: id.InitialCluster, New: made != nil && len(id.InitialCluster) == 1, Token: string(id.Cluster),
-		CertFile: r.data.Dir.NodeCert(), KeyFile: r.data.Dir.NodeKey(), CAFile: r.data.Dir.CACert(),
-		Logger: r.Log, Contained: r.Contained,
-		OnFatal: func(err error) {
-			if errors.Is(err, etcd.ErrRemoved) {
-				err = node.ErrRemoved
-			}
-			r.fatal <- fmt.Errorf("the store of this node cannot go on: %w", err)
-		},
-	})
+	config.New, config.Contained = made != nil && len(id.InitialCluster) == 1, r.Contained
+	config.OnFatal = func(err error) {
+		if errors.Is(err, etcd.ErrRemoved) {
+			err = node.ErrRemoved
+		}
+		r.fatal <- fmt.Errorf("the store of this node cannot go on: %w", err)
+	}
+	s, err := etcd.Start(ctx, config)
 	if err != nil {
 		return err
 	}
@@ -219,6 +236,20 @@ func (r *nodeRun) openStore(ctx context.Context) error {
 		return err
 	case <-ctx.Done():
 		return fmt.Errorf("ended before there was a quorum of the voters: %w", ctx.Err())
+	}
+}
+
+// storeCreated is the file that says that the node's store was made once.
+const storeCreated = "store-created"
+
+// storeConfig is what the voter of a data directory starts with. The token holds
+// the incarnation: voters of different ones refuse each other (rule P21).
+func storeConfig(data *pki.Data, log *slog.Logger) etcd.Config {
+	id := data.Identity
+	return etcd.Config{
+		Name: string(id.Node), DataDir: data.Dir.Store(id.Incarnation), Address: id.Address, PeerPort: id.PeerPort,
+		InitialCluster: id.InitialCluster, Token: fmt.Sprintf("%s/%d", id.Cluster, id.Incarnation),
+		CertFile: data.Dir.NodeCert(), KeyFile: data.Dir.NodeKey(), CAFile: data.Dir.CACert(), Logger: log,
 	}
 }
 
@@ -287,7 +318,7 @@ func (r *nodeRun) load(ctx context.Context) (cluster.State, error) {
 func (r *nodeRun) openBeats(boot cluster.BootID) (*heartbeat.Transport, error) {
 	id := r.data.Identity
 	beats, err := heartbeat.New(heartbeat.Config{
-		Address: id.Address, Port: id.BeatPort, Cluster: id.Cluster, Key: r.data.BeatKey,
+		Address: id.Address, Port: id.BeatPort, Domain: beat.Domain{Cluster: id.Cluster, Incarnation: id.Incarnation}, Key: r.data.BeatKey,
 		Node: id.Node, Boot: boot, Logger: r.Log, Now: r.clock.Now,
 	})
 	if err != nil {
@@ -309,7 +340,7 @@ func (r *nodeRun) serve(agents agentSet) error {
 	}
 	api := nodeapi.NewServer(nodeapi.Deps{
 		Self: r.data.Identity.Node, Mirror: r.node.Mirror, Store: r.store, Leave: r.node.Leave,
-		RaftLeader: r.store.Leader, Votes: func(n cluster.NodeName) bool { return r.store.Votes(string(n)) }, Voters: r.store, HostReachable: r.node.HostReachable, GuestSeen: r.node.GuestSeen,
+		RaftLeader: r.store.Leader, Votes: func(n cluster.NodeName) bool { return r.store.Votes(string(n)) }, Voters: r.store, HostReachable: r.node.HostReachable, GuestSeen: r.node.GuestSeen, HostSays: r.node.HostSays,
 		CheckResource: agents.Check, NewToken: r.newToken, CACert: caPEM,
 		Warnings: r.warnings, Now: r.clock.Now, Events: r.events, Log: r.Log,
 	})
@@ -318,22 +349,43 @@ func (r *nodeRun) serve(agents agentSet) error {
 		return err
 	}
 	r.background("local API", func(ctx context.Context) error { return api.Serve(ctx, ln) })
-	return r.serveJoin()
+	r.serveJoin()
+	return nil
 }
 
-// serveJoin admits new nodes and sees to it that they get their votes.
-func (r *nodeRun) serveJoin() error {
-	admitter := nodeapi.NewAdmitter(nodeapi.AdmitConfig{
-		Identity: r.data.Identity, Mirror: r.node.Mirror, Store: r.store, Voters: r.store, CA: r.data.CA,
-		BeatKey: r.data.BeatKey, RaftLeader: r.store.Leader, Wall: time.Now, Now: r.clock.Now, Log: r.Log,
-	})
+// openDoor opens the join port, where other voters are answered at once.
+func (r *nodeRun) openDoor() error {
+	memory, err := nodeapi.OpenVoterMemory(r.data.Dir.VoterMemory(), r.data.Identity, r.Log)
+	if err != nil {
+		return err
+	}
 	ln, err := nodeapi.ListenJoin(r.data.Identity.Address, r.data.Identity.JoinPort)
 	if err != nil {
 		return err
 	}
-	r.background("join listener", func(ctx context.Context) error { return admitter.Serve(ctx, ln, r.data.Credentials) })
-	r.background("admission", func(ctx context.Context) error { admitter.Run(ctx); return nil })
+	r.door = nodeapi.NewDoor(r.data.Credentials, memory, r.Log)
+	r.background("join listener", func(ctx context.Context) error { return r.door.Serve(ctx, ln) })
 	return nil
+}
+
+// serveJoin admits new nodes, sees to it that they get their votes, and keeps
+// this voter's memory outside of its disk up to date.
+func (r *nodeRun) serveJoin() {
+	admitter := nodeapi.NewAdmitter(nodeapi.AdmitConfig{
+		Identity: r.data.Identity, Mirror: r.node.Mirror, Store: r.store, Voters: r.store, CA: r.data.CA,
+		BeatKey: r.data.BeatKey, RaftLeader: r.store.Leader, Wall: time.Now, Now: r.clock.Now, Log: r.Log,
+	})
+	r.door.LetIn(admitter)
+	r.background("admission", func(ctx context.Context) error { admitter.Run(ctx); return nil })
+	r.background("voter's count", func(ctx context.Context) error {
+		if err := r.voter.goOn(ctx); err != nil {
+			select {
+			case r.fatal <- err:
+			default: // it ends already
+			}
+		}
+		return nil
+	})
 }
 
 func (r *nodeRun) newToken() (pki.Token, error) {

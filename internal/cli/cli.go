@@ -52,6 +52,8 @@ type Deps struct {
 	// RunNode and RunHostd are the daemons; they return when ctx ends.
 	RunNode  func(ctx context.Context, o NodeOptions) error
 	RunHostd func(ctx context.Context, o HostdOptions) error
+	// Recover makes a new incarnation of the cluster on a node that does not run.
+	Recover func(ctx context.Context, o RecoverOptions) (Recovered, error)
 	// Drivers are the names that `hostd run --driver` takes.
 	Drivers []string
 	// Hangup begins to deliver a value for each SIGHUP, until ctx ends.
@@ -106,6 +108,7 @@ Begin with ` + "`ringfence demo`" + `, which shows it on this machine, or with
 		&cobra.Group{ID: groupSee, Title: "See what goes on:"},
 		&cobra.Group{ID: groupRun, Title: "Run services:"},
 		&cobra.Group{ID: groupBuild, Title: "Build a cluster:"},
+		&cobra.Group{ID: groupSave, Title: "Save and recover a cluster:"},
 	)
 	in := func(id string, commands ...*cobra.Command) {
 		for _, c := range commands {
@@ -116,6 +119,7 @@ Begin with ` + "`ringfence demo`" + `, which shows it on this machine, or with
 	in(groupSee, a.statusCmd(), a.explainCmd(), a.eventsCmd(), a.decisionCmd())
 	in(groupRun, a.serviceCmd(), a.configCmd(), a.nodeCmd())
 	in(groupBuild, a.initCmd(), a.tokenCmd(), a.joinCmd(), a.witnessCmd(), a.hostdCmd(), a.hostCmd(), a.clusterCmd())
+	in(groupSave, a.backupCmd(), a.restoreCmd(), a.recoverQuorumCmd())
 	root.AddCommand(a.versionCmd(), exitCodesTopic())
 	root.AddCommand(a.Extra...)
 	return root
@@ -126,6 +130,7 @@ const (
 	groupSee   = "see"
 	groupRun   = "run"
 	groupBuild = "build"
+	groupSave  = "save"
 )
 
 // client returns a client of the node's API.

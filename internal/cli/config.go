@@ -17,7 +17,17 @@ func (a *app) configCmd() *cobra.Command {
 		Short: "Check, apply and show the configuration",
 		Long: `Check, apply and show the configuration: which nodes take part, how each is
 fenced, and which services run. It is one TOML file; the cluster keeps what was
-applied last.`,
+applied last.
+
+Keys of [cluster], each also in [[node]] for that node alone:
+
+  pause_grace   how long a guest that its host shows paused may stay silent before
+                its node is fenced: "1s" to "30s", by default "3s"
+  after_fence   what becomes of a guest that was fenced: "start", the default, has
+                its host start it anew, so that the cluster is whole again without
+                a person; "stay-off" leaves it off, for instance to look at its
+                disk first. A node on standby stays off until that ends. Guests that
+                left, crashed or were shut down are never started.`,
 		Example: `  ringfence config check demo.toml
   ringfence config apply demo.toml`,
 	}, a.configCheckCmd(), a.configApplyCmd(), a.configShowCmd())

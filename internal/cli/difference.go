@@ -18,11 +18,18 @@ func difference(have, want cluster.Config) []string {
 	}
 	for _, n := range want.Nodes {
 		old, ok := have.Node(n.Name)
-		switch {
-		case !ok:
+		if !ok {
 			out = append(out, fmt.Sprintf("+ node %s, fenced by %s", n.Name, levels(n)))
-		case levels(old) != levels(n):
+			continue
+		}
+		if levels(old) != levels(n) {
 			out = append(out, fmt.Sprintf("~ node %s: fenced by %s, was %s", n.Name, levels(n), levels(old)))
+		}
+		if was, is := have.PauseGraceOf(n.Name), want.PauseGraceOf(n.Name); was != is {
+			out = append(out, fmt.Sprintf("~ node %s: pause_grace %v, was %v", n.Name, is, was))
+		}
+		if was, is := have.AfterFenceOf(n.Name), want.AfterFenceOf(n.Name); was != is {
+			out = append(out, fmt.Sprintf("~ node %s: after_fence %s, was %s", n.Name, is, was))
 		}
 	}
 	for _, n := range have.Nodes {

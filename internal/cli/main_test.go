@@ -43,9 +43,23 @@ func testDeps() cli.Deps {
 			o.Log.Info("hostd would run", "driver", o.Driver, "data", o.Data, "witness", o.Witness)
 			return nil
 		},
+		Recover: recoverModel,
 		Drivers: []string{"proc"},
 		Hangup:  func(context.Context) <-chan struct{} { return nil },
 	}
+}
+
+// recoverModel tells what it was asked for.
+func recoverModel(_ context.Context, o cli.RecoverOptions) (cli.Recovered, error) {
+	o.Progress("by %s, reason %s, data %s, run %s, incarnation %d", o.By, o.Reason, o.Data, o.RunDir, o.Incarnation)
+	if o.Reason == "unsafe" {
+		return cli.Recovered{}, &nodeapi.Error{Code: nodeapi.CodeRefused, Message: "the daemon of n2 is there"}
+	}
+	done := cli.Recovered{Name: "demo", Node: "n1", Incarnation: 2, Revision: 7, Rejoin: []cluster.NodeName{"n2", "n3"}, Aside: "/old/store"}
+	if o.Backup != nil {
+		done.Revision, done.Reboot, done.Disarmed = o.Backup.Header.Revision, true, true
+	}
+	return done, nil
 }
 
 // checkResource stands for the agents: exec needs a command, and no OCF agent

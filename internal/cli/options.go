@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"log/slog"
@@ -34,11 +35,12 @@ type HostdOptions struct {
 	Log    *slog.Logger
 }
 
-// logFlags are the flags of the daemons' logs.
+// logFlags are the flags of the daemons' logs; a level that is set before add is
+// the default.
 type logFlags struct{ level, format string }
 
 func (l *logFlags) add(c *cobra.Command) {
-	c.Flags().StringVar(&l.level, "log-level", "info", "debug, info, warn or error")
+	c.Flags().StringVar(&l.level, "log-level", cmp.Or(l.level, "info"), "debug, info, warn or error")
 	c.Flags().StringVar(&l.format, "log-format", "text", "text or json")
 	complete(c, "log-level", "debug", "info", "warn", "error")
 	complete(c, "log-format", "text", "json")

@@ -14,6 +14,7 @@ import (
 	"ringfence/internal/cli"
 	"ringfence/internal/clock"
 	"ringfence/internal/cluster"
+	"ringfence/internal/detect"
 	"ringfence/internal/mirror"
 	"ringfence/internal/nodeapi"
 	"ringfence/internal/pki"
@@ -64,6 +65,7 @@ func runWorld(ctx context.Context, o cli.NodeOptions) error {
 		Self: "n1", Mirror: w.mirror, Store: w.store, Leave: cancel, RaftLeader: lead,
 		HostReachable: func(h cluster.HostName) bool { return h != "h3" },
 		GuestSeen:     func(cluster.GuestID) (hostapi.Guest, bool) { return hostapi.Guest{}, false },
+		HostSays:      func(cluster.BootID) detect.Said { return detect.Said{} },
 		Voters:        voters{}, CheckResource: checkResource, CACert: caPEM, Now: w.now, Events: events, Log: o.Log,
 		NewToken: func() (pki.Token, error) { return pki.NewToken(rand.Reader, pki.FingerprintOf(data.Credentials.CA)) },
 		Warnings: func() []string { return nil },
@@ -72,12 +74,18 @@ func runWorld(ctx context.Context, o cli.NodeOptions) error {
 		Identity: data.Identity, Mirror: w.mirror, Store: w.store, Voters: voters{}, CA: data.CA, BeatKey: data.BeatKey,
 		RaftLeader: lead, Wall: time.Now, Now: w.now, Log: o.Log,
 	})
+	memory, err := nodeapi.OpenVoterMemory(data.Dir.VoterMemory(), data.Identity, o.Log)
+	if err != nil {
+		return err
+	}
+	door := nodeapi.NewDoor(data.Credentials, memory, o.Log)
+	door.LetIn(admitter)
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { _ = w.mirror.Run(ctx) })
 	wg.Go(func() { w.live(ctx) })
 	wg.Go(func() { admitter.Run(ctx) })
-	wg.Go(func() { _ = admitter.Serve(ctx, joinLn, data.Credentials) })
+	wg.Go(func() { _ = door.Serve(ctx, joinLn) })
 	return api.Serve(ctx, ln)
 }
 

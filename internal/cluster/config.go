@@ -1,23 +1,46 @@
 package cluster
 
-import "time"
+import (
+	"cmp"
+	"time"
+)
 
 // Config is the desired state that an administrator applies: which nodes take
 // part, how each is fenced, and which services run. internal/config reads it
 // from TOML and validates it; the store keeps it under KeyConfig.
 type Config struct {
-	Name     string          `json:"name"`
-	Nodes    []NodeConfig    `json:"nodes"`
-	Services []ServiceConfig `json:"services"`
+	Name string `json:"name"`
+	// PauseGrace is how long a guest that its host shows paused may stay silent
+	// before its node is lost; 0 means DefaultPauseGrace.
+	PauseGrace time.Duration `json:"pause_grace,omitempty"`
+	// AfterFence says what becomes of a fenced guest; "" means AfterFenceStart.
+	AfterFence AfterFence      `json:"after_fence,omitempty"`
+	Nodes      []NodeConfig    `json:"nodes"`
+	Services   []ServiceConfig `json:"services"`
 }
 
-// NodeConfig says how one member is fenced.
+// NodeConfig says when and how one member is fenced.
 type NodeConfig struct {
 	Name NodeName `json:"name"`
 	// Fence holds the levels in order; the methods of one level are all
 	// carried out together. Empty means DefaultFence.
 	Fence [][]string `json:"fence,omitempty"`
+	// PauseGrace is the cluster's, for this node; 0 means as the cluster.
+	PauseGrace time.Duration `json:"pause_grace,omitempty"`
+	// AfterFence is the cluster's, for this node; "" means as the cluster.
+	AfterFence AfterFence `json:"after_fence,omitempty"`
 }
+
+// AfterFence is what becomes of a guest whose life a fence decision has ended.
+type AfterFence string
+
+// The policies after fencing. A cluster heals itself by default: a node that
+// stays off is one failure less that the others survive, and nobody may be
+// there to notice. The new boot probes and joins before it may own anything.
+const (
+	AfterFenceStart   AfterFence = "start"    // its last host starts it anew
+	AfterFenceStayOff AfterFence = "stay-off" // a person starts it
+)
 
 // FenceHostd is the fence method that asks the host daemon at the life's place.
 const FenceHostd = "hostd"
@@ -59,6 +82,7 @@ type Resource struct {
 
 // Defaults of the configuration, shared by parser, documents and tests.
 const (
+	DefaultPauseGrace      = 3 * time.Second
 	DefaultRestarts        = 3
 	DefaultRestartWindow   = 10 * time.Minute
 	DefaultFailureExpiry   = 10 * time.Minute
@@ -86,6 +110,18 @@ func (c Config) Node(name NodeName) (NodeConfig, bool) {
 		}
 	}
 	return NodeConfig{}, false
+}
+
+// PauseGraceOf returns how long a paused guest of a node may stay silent.
+func (c Config) PauseGraceOf(name NodeName) time.Duration {
+	node, _ := c.Node(name)
+	return cmp.Or(node.PauseGrace, c.PauseGrace, DefaultPauseGrace)
+}
+
+// AfterFenceOf returns what becomes of the guest of a node after it was fenced.
+func (c Config) AfterFenceOf(name NodeName) AfterFence {
+	node, _ := c.Node(name)
+	return cmp.Or(node.AfterFence, c.AfterFence, AfterFenceStart)
 }
 
 // Candidates returns the nodes on which a service may run, most wanted first.

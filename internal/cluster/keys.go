@@ -26,6 +26,8 @@ const (
 	dirAppeal  = Prefix + "appeal/"
 	dirFence   = Prefix + "fence/"
 	dirFenceRp = Prefix + "fence-report/"
+	dirPower   = Prefix + "power-on/"
+	dirPowerRp = Prefix + "power-on-report/"
 	dirOwner   = Prefix + "owner/"
 	dirTicket  = Prefix + "ticket/"
 	dirReport  = Prefix + "report/"
@@ -65,6 +67,12 @@ func KeyFence(b BootID) string { return dirFence + string(b) }
 
 // KeyFenceReport returns the key of a FenceReport record.
 func KeyFenceReport(b BootID) string { return dirFenceRp + string(b) }
+
+// KeyPowerOn returns the key of a PowerOn record.
+func KeyPowerOn(b BootID) string { return dirPower + string(b) }
+
+// KeyPowerOnReport returns the key of a PowerOnReport record.
+func KeyPowerOnReport(b BootID) string { return dirPowerRp + string(b) }
 
 // KeyOwner returns the key of an Owner record.
 func KeyOwner(s ServiceName) string { return dirOwner + string(s) }

@@ -155,6 +155,19 @@ const (
 	SilenceLost    Silence = "lost"    // 1.2 s where a host can be asked, else 3 s
 )
 
+// HostWord is what the hosts at the places of a life say of it now, taken
+// together by one node; a word is never evidence.
+type HostWord string
+
+// The words of hosts. WordUnknown is the zero value: some place cannot be asked,
+// or its host does not know.
+const (
+	WordUnknown HostWord = ""
+	WordRunning HostWord = "running"
+	WordPaused  HostWord = "paused" // makes no progress until somebody unpauses it
+	WordOff     HostWord = "off"    // does not run in that life: off, saved, or in another life
+)
+
 // View is what one node hears of its peers; written by that node when it
 // changes, and again at intervals while somebody is silent: the record's
 // revision is the fresh nonce that the accused may answer (rule P17).
@@ -163,6 +176,8 @@ type View struct {
 	Boot BootID   `json:"boot"`
 	// Silent lists the boots that are not heard.
 	Silent map[BootID]Silence `json:"silent,omitempty"`
+	// Words is what hosts say of the silent ones to that node, where they do.
+	Words map[BootID]HostWord `json:"words,omitempty"`
 	// Abstain: the observer had a gap in its own loop and accuses nobody.
 	Abstain bool `json:"abstain,omitempty"`
 }
@@ -206,6 +221,25 @@ type FenceReport struct {
 	Outcome  Outcome  `json:"outcome"`
 	Detail   string   `json:"detail"`
 }
+
+// PowerOn is the one decision to start the guest of a fenced boot anew: created
+// if absent, behind its tombstone and apart from the decision to end it (rule
+// P19). The leader assigns attempts until one is done or a newer boot of the
+// node is registered.
+type PowerOn struct {
+	Boot  BootID   `json:"boot"` // that has ended
+	Node  NodeName `json:"node"`
+	Guest GuestID  `json:"guest"`
+	// Host is where the life was last.
+	Host     HostName `json:"host"`
+	Epoch    Epoch    `json:"epoch"`
+	Attempt  int      `json:"attempt"`  // 1 for the first
+	Executor NodeName `json:"executor"` // who carries this attempt out
+}
+
+// PowerOnReport is the executor's account of one attempt; done means that the
+// guest runs in a new life.
+type PowerOnReport FenceReport
 
 // Want is what the leader orders the owner to do.
 type Want string

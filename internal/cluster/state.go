@@ -35,6 +35,8 @@ type State struct {
 	Appeals map[BootID]Rec[Appeal]
 	Fences  map[BootID]Rec[Fence]
 	FenceRp map[BootID]Rec[FenceReport]
+	PowerOn map[BootID]Rec[PowerOn]
+	PowerRp map[BootID]Rec[PowerOnReport]
 	Owners  map[ServiceName]Rec[Owner]
 	Tickets map[ServiceName]Rec[Ticket]
 	Reports map[ServiceName]Rec[Report]
@@ -88,6 +90,10 @@ func (s *State) Apply(kv KV, deleted bool, now time.Duration) error {
 		err = apply(&s.Fences, BootID(name), kv, deleted, now)
 	case "fence-report":
 		err = apply(&s.FenceRp, BootID(name), kv, deleted, now)
+	case "power-on":
+		err = apply(&s.PowerOn, BootID(name), kv, deleted, now)
+	case "power-on-report":
+		err = apply(&s.PowerRp, BootID(name), kv, deleted, now)
 	case "owner":
 		err = apply(&s.Owners, ServiceName(name), kv, deleted, now)
 	case "ticket":
@@ -154,6 +160,7 @@ func (s *State) Clone() State {
 	c.Certs, c.Views = cloneMap(s.Certs), cloneMap(s.Views)
 	c.Appeals, c.Fences = cloneMap(s.Appeals), cloneMap(s.Fences)
 	c.FenceRp, c.Owners = cloneMap(s.FenceRp), cloneMap(s.Owners)
+	c.PowerOn, c.PowerRp = cloneMap(s.PowerOn), cloneMap(s.PowerRp)
 	c.Tickets, c.Reports = cloneMap(s.Tickets), cloneMap(s.Reports)
 	c.Probes, c.Failed = cloneMap(s.Probes), cloneMap(s.Failed)
 	c.Standby, c.Wishes = cloneMap(s.Standby), cloneMap(s.Wishes)

@@ -37,6 +37,8 @@ func recordKinds() map[string]struct {
 		"Views":   {cluster.KeyView("n1"), cluster.View{Node: "n1", Boot: "b1", Silent: map[cluster.BootID]cluster.Silence{"b2": cluster.SilenceLost}}},
 		"Appeals": {cluster.KeyAppeal("b1"), cluster.Appeal{Node: "n1", Boot: "b1", Answers: map[cluster.NodeName]cluster.Revision{"n2": 5}}},
 		"Fences":  {cluster.KeyFence("b1"), cluster.Fence{Boot: "b1", Node: "n1", Reason: cluster.FenceSilent, Epoch: 7, Attempt: 2, Executor: "n2"}},
+		"PowerOn": {cluster.KeyPowerOn("b1"), cluster.PowerOn{Boot: "b1", Node: "n1", Guest: "g1", Host: "h1", Epoch: 2, Attempt: 1, Executor: "n2"}},
+		"PowerRp": {cluster.KeyPowerOnReport("b1"), cluster.PowerOnReport{Boot: "b1", Attempt: 1, Executor: "n2", Outcome: cluster.OutcomeDone}},
 		"FenceRp": {cluster.KeyFenceReport("b1"), cluster.FenceReport{Boot: "b1", Attempt: 2, Executor: "n2", Outcome: cluster.OutcomeUnknown}},
 		"Owners":  {cluster.KeyOwner("web"), cluster.Owner{Service: "web", Generation: 3, Node: "n1", Boot: "b1", Want: cluster.WantRun, Epoch: 7}},
 		"Tickets": {cluster.KeyTicket("web"), cluster.Ticket{Service: "web", Generation: 3, Node: "n1", Boot: "b1", Epoch: 7}},

@@ -10,10 +10,14 @@
 //
 //	[cluster]
 //	name = "demo"
+//	pause_grace = "3s"             # a paused guest may be silent so long; 1s to 30s
+//	after_fence = "start"          # a fenced guest is started anew; or "stay-off"
 //
 //	[[node]]
 //	name = "n1"
 //	fence = [["hostd"]]            # levels in order; methods of a level together
+//	pause_grace = "10s"            # without: the cluster's
+//	after_fence = "stay-off"       # without: the cluster's
 //
 //	[[service]]
 //	name = "db"

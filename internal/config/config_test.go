@@ -90,7 +90,7 @@ func TestParseGivesWhatIsWritten(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := cluster.Config{
-		Name:  "demo",
+		Name: "demo", PauseGrace: cluster.DefaultPauseGrace, AfterFence: cluster.AfterFenceStart,
 		Nodes: []cluster.NodeConfig{{Name: "n1", Fence: [][]string{{"hostd"}}}, {Name: "n2"}},
 		Services: []cluster.ServiceConfig{{
 			Name: "db", Nodes: []cluster.NodeName{"n1", "n2"}, Restarts: 3,

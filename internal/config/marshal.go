@@ -19,11 +19,15 @@ type (
 		Services []serviceForm `toml:"service,omitempty"`
 	}
 	clusterForm struct {
-		Name string `toml:"name"`
+		Name       string             `toml:"name"`
+		PauseGrace string             `toml:"pause_grace,omitempty"`
+		AfterFence cluster.AfterFence `toml:"after_fence,omitempty"`
 	}
 	nodeForm struct {
-		Name  string     `toml:"name"`
-		Fence [][]string `toml:"fence,omitempty"`
+		Name       string             `toml:"name"`
+		Fence      [][]string         `toml:"fence,omitempty"`
+		PauseGrace string             `toml:"pause_grace,omitempty"`
+		AfterFence cluster.AfterFence `toml:"after_fence,omitempty"`
 	}
 	serviceForm struct {
 		Name          string             `toml:"name"`
@@ -47,9 +51,9 @@ type (
 // Marshal writes a configuration with every default spelled out. Parse of the
 // result gives the same configuration.
 func Marshal(c cluster.Config) ([]byte, error) {
-	out := fileForm{Cluster: clusterForm{c.Name}}
+	out := fileForm{Cluster: clusterForm{c.Name, formatSet(c.PauseGrace), c.AfterFence}}
 	for _, n := range c.Nodes {
-		out.Nodes = append(out.Nodes, nodeForm{string(n.Name), n.Fence})
+		out.Nodes = append(out.Nodes, nodeForm{string(n.Name), n.Fence, formatSet(n.PauseGrace), n.AfterFence})
 	}
 	for _, s := range c.Services {
 		out.Services = append(out.Services, formOfService(s))
@@ -75,6 +79,14 @@ func formOfService(s cluster.ServiceConfig) serviceForm {
 		})
 	}
 	return out
+}
+
+// formatSet writes a duration that may be left out: 0 stands for another's.
+func formatSet(d time.Duration) string {
+	if d == 0 {
+		return ""
+	}
+	return formatDuration(d)
 }
 
 // formatDuration writes 10m, where Duration.String writes 10m0s.

@@ -127,15 +127,28 @@ func (r *reader) number(t *node, name string, preset, least, most int) int {
 	return int(value)
 }
 
-// Bounds of every duration of a configuration.
+// Bounds of durations of a configuration.
 const (
 	leastDuration = 100 * time.Millisecond
 	mostDuration  = 24 * time.Hour
+	// A shorter grace than 1 s ends guests for a snapshot, and more than 30 s is
+	// more than any word of a host may stretch (rule P12).
+	leastGrace = time.Second
+	mostGrace  = 30 * time.Second
 )
 
-// duration returns a duration within bounds, or its default.
+// duration returns a duration within the usual bounds, or its default.
 func (r *reader) duration(t *node, name string, preset time.Duration) time.Duration {
-	const want = `want a duration from 100ms to 24h, such as "30s" or "10m"`
+	return r.durationWithin(t, name, preset, leastDuration, mostDuration, `such as "30s" or "10m"`)
+}
+
+// pauseGrace returns the key pause_grace, or its default.
+func (r *reader) pauseGrace(t *node, preset time.Duration) time.Duration {
+	return r.durationWithin(t, "pause_grace", preset, leastGrace, mostGrace, `such as "3s"`)
+}
+
+func (r *reader) durationWithin(t *node, name string, preset, least, most time.Duration, example string) time.Duration {
+	want := fmt.Sprintf("want a duration from %s to %s, %s", formatDuration(least), formatDuration(most), example)
 	n := t.table[name]
 	if n == nil {
 		return preset
@@ -145,7 +158,7 @@ func (r *reader) duration(t *node, name string, preset time.Duration) time.Durat
 		return preset
 	}
 	value, err := time.ParseDuration(n.text)
-	if err != nil || value < leastDuration || value > mostDuration {
+	if err != nil || value < least || value > most {
 		r.report(n.at, "%s = %s: %s", name, quote(n.text), want)
 		return preset
 	}

@@ -20,21 +20,28 @@ var fenceMethods = []string{cluster.FenceHostd}
 // config reads the whole document.
 func (r *reader) config(root *node) cluster.Config {
 	r.known(root, "the file", "cluster", "node", "service")
-	return cluster.Config{Name: r.clusterName(root), Nodes: r.allNodes(root), Services: r.allServices(root)}
+	out := r.wholeCluster(root)
+	out.Nodes = r.allNodes(root)
+	out.Services = r.allServices(root)
+	return out
 }
 
-func (r *reader) clusterName(root *node) string {
+// wholeCluster reads what holds for the whole cluster.
+func (r *reader) wholeCluster(root *node) cluster.Config {
 	t := root.table["cluster"]
 	switch {
 	case t == nil:
 		r.report(0, "the file has no [cluster] with a name")
-		return ""
+		return cluster.Config{}
 	case t.kind != kindTable:
 		r.report(t.key, "cluster is %s, want one table: write [cluster]", t.describe())
-		return ""
+		return cluster.Config{}
 	}
-	r.known(t, "[cluster]", "name")
-	return r.name(t, "[cluster]")
+	r.known(t, "[cluster]", "name", "pause_grace", "after_fence")
+	return cluster.Config{
+		Name: r.name(t, "[cluster]"), PauseGrace: r.pauseGrace(t, cluster.DefaultPauseGrace),
+		AfterFence: r.afterFence(t, cluster.AfterFenceStart),
+	}
 }
 
 func (r *reader) allNodes(root *node) []cluster.NodeConfig {
@@ -45,13 +52,29 @@ func (r *reader) allNodes(root *node) []cluster.NodeConfig {
 	seen := map[string]bool{}
 	var out []cluster.NodeConfig
 	for _, t := range tables {
-		r.known(t, "[[node]]", "name", "fence")
+		r.known(t, "[[node]]", "name", "fence", "pause_grace", "after_fence")
 		name := r.name(t, "[[node]]")
 		r.unique(seen, t, "node", name)
 		r.nodes[cluster.NodeName(name)] = true
-		out = append(out, cluster.NodeConfig{Name: cluster.NodeName(name), Fence: r.fence(t)})
+		out = append(out, cluster.NodeConfig{
+			Name: cluster.NodeName(name), Fence: r.fence(t), PauseGrace: r.pauseGrace(t, 0), AfterFence: r.afterFence(t, ""),
+		})
 	}
 	return out
+}
+
+// afterFence reads the key after_fence, or its default.
+func (r *reader) afterFence(t *node, preset cluster.AfterFence) cluster.AfterFence {
+	n, ok := r.text(t, "after_fence", "", false)
+	if !ok {
+		return preset
+	}
+	policy := cluster.AfterFence(n.text)
+	if policy != cluster.AfterFenceStart && policy != cluster.AfterFenceStayOff {
+		r.report(n.at, "after_fence = %s: want %q or %q", quote(n.text), cluster.AfterFenceStart, cluster.AfterFenceStayOff)
+		return preset
+	}
+	return policy
 }
 
 // fence reads the levels. No key means the default; an empty list is refused,

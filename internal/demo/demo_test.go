@@ -239,7 +239,7 @@ func TestCommandLine(t *testing.T) {
 		"no such scenario":      {"demo --scenario 1,7", 2, "ringfence: --scenario 7: want numbers from 1 to 5, separated by commas\nhint: see `ringfence demo --help`\n"},
 		"no runs":               {"demo --runs 0", 2, "ringfence: --runs 0: want 1 to 1000\nhint: see `ringfence demo --help`\n"},
 		"argument to demo":      {"demo now", 2, "ringfence: ringfence demo takes no arguments, and \"now\" is one\nhint: see `ringfence demo --help`\n"},
-		"no such lab command":   {"lab fly", 2, "ringfence: ringfence lab has no command \"fly\"; it has cut, down, exec, heal, host-power-loss, host-power-on, kill, pause, power-off, power-on, quiet, status, unpause, up\nhint: see `ringfence lab --help`\n"},
+		"no such lab command":   {"lab fly", 2, "ringfence: ringfence lab has no command \"fly\"; it has cut, down, exec, heal, host-power-loss, host-power-on, kill, migrate, pause, power-off, power-on, quiet, restore, save, status, unpause, up\nhint: see `ringfence lab --help`\n"},
 		"no such node":          {"lab kill n4", 2, "ringfence: ringfence lab kill: \"n4\" is not in the lab; there are n1, n2, n3\nhint: see `ringfence lab kill --help`\n"},
 		"a host is no node":     {"lab cut h1", 2, "ringfence: ringfence lab cut: \"h1\" is not in the lab; there are n1, n2, n3\nhint: see `ringfence lab cut --help`\n"},
 		"no node":               {"lab pause", 2, "ringfence: ringfence lab pause: name at least a node; there are n1, n2, n3\nhint: see `ringfence lab pause --help`\n"},

@@ -154,7 +154,7 @@ func onStage(ctx context.Context, out io.Writer, keep bool, play func(*stage) er
 		return err
 	}
 	p := newProgress(out)
-	o := options(demoDir(keep), exe, !keep, p.say)
+	o := options(demoDir(keep), exe, !keep, false, p.say)
 	l, err := lab.Up(ctx, o)
 	if err != nil {
 		return err

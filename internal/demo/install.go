@@ -26,22 +26,23 @@ const (
 // would on the machines.
 type installer struct {
 	place
-	lab *lab.Lab
-	say func(string)
+	lab     *lab.Lab
+	say     func(string)
+	movable bool // guests may migrate: every host has a say about all of them
 }
 
 // options are those of a lab whose hosts and guests run the shipped binary.
-func options(dir, exe string, attached bool, say func(string)) lab.Options {
+func options(dir, exe string, attached, movable bool, say func(string)) lab.Options {
 	at := func(l lab.Layout) place { return place{Layout: l, exe: exe} }
 	return lab.Options{
-		Dir: dir, Executable: exe, Attached: attached, GuestsOff: true, Progress: say,
+		Dir: dir, Executable: exe, Attached: attached, Movable: movable, GuestsOff: true, Progress: say,
 		GuestCommand: func(l lab.Layout, node cluster.NodeName) []string { return at(l).guestCommand(node) },
 		HostCommand:  func(l lab.Layout, host cluster.HostName) []string { return at(l).hostCommand(host) },
 		Prepare: func(ctx context.Context, l *lab.Lab) error {
-			return (&installer{at(l.Layout), l, say}).prepare(ctx)
+			return (&installer{at(l.Layout), l, say, movable}).prepare(ctx)
 		},
 		Provision: func(ctx context.Context, l *lab.Lab) error {
-			return (&installer{at(l.Layout), l, say}).provision(ctx)
+			return (&installer{at(l.Layout), l, say, movable}).provision(ctx)
 		},
 	}
 }
@@ -71,8 +72,15 @@ func (i *installer) prepare(ctx context.Context) error {
 		return err
 	}
 	for n, host := range lab.Hosts() {
-		guest := string(i.GuestID(lab.Nodes()[n]))
-		if _, err := i.ringfence(ctx, string(host), "hostd", "allow", i.clusterRecord(), "--guest", guest, "--data", i.hostData(host)); err != nil {
+		guests := lab.Nodes()[n : n+1]
+		if i.movable {
+			guests = lab.Nodes()
+		}
+		allow := []string{"hostd", "allow", i.clusterRecord(), "--data", i.hostData(host)}
+		for _, node := range guests {
+			allow = append(allow, "--guest", string(i.GuestID(node)))
+		}
+		if _, err := i.ringfence(ctx, string(host), allow...); err != nil {
 			return err
 		}
 		if err := i.save(ctx, i.hostRecord(host), string(host), "hostd", "export", "--data", i.hostData(host)); err != nil {

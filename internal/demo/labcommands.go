@@ -36,21 +36,25 @@ The lab's directory is $RINGFENCE_LAB, or one below /tmp.`,
 	for _, v := range nodeVerbs() {
 		c.AddCommand(d.nodeVerb(v))
 	}
-	c.AddCommand(d.quietCommand(), d.powerLossCommand(), d.hostPowerOnCommand())
+	c.AddCommand(d.migrateCommand(), d.quietCommand(), d.powerLossCommand(), d.hostPowerOnCommand())
 	return c
 }
 
 func (d Deps) upCommand() *cobra.Command {
-	return &cobra.Command{
+	var movable bool
+	c := &cobra.Command{
 		Use: "up", Short: "Start the lab", Args: noArgs,
-		Long:    "Start the lab and install a cluster in it, with a service that is an address and a small program.",
-		Example: "  ringfence lab up",
+		Long: `Start the lab and install a cluster in it, with a service that is an address and a small program.
+
+With --movable guests can migrate and be saved. A host of such a lab does not take a guest's absence for its end: it may have
+left. So it certifies only ends that it saw, and after a power loss none.`,
+		Example: "  ringfence lab up\n  ringfence lab up --movable",
 		RunE: func(c *cobra.Command, _ []string) error {
 			exe, err := executable()
 			if err != nil {
 				return err
 			}
-			l, err := lab.Up(c.Context(), options("", exe, false, newProgress(d.Err).say))
+			l, err := lab.Up(c.Context(), options("", exe, false, movable, newProgress(d.Err).say))
 			if err != nil {
 				return err
 			}
@@ -64,6 +68,8 @@ try:
 			return err
 		},
 	}
+	c.Flags().BoolVar(&movable, "movable", false, "let guests migrate and be saved")
+	return c
 }
 
 func (d Deps) downCommand() *cobra.Command {
@@ -171,7 +177,9 @@ func nodeVerbs() []verb {
 		{"heal", "Undo cut", "Bring the guests' links up again.", (*lab.Lab).Heal},
 		{"pause", "Pause guests", "Pause guests through the hypervisor: they stand still and do not know.", (*lab.Lab).Pause},
 		{"unpause", "Undo pause", "Let paused guests go on.", (*lab.Lab).Unpause},
-		{"power-on", "Start guests", "Start guests through the hypervisor; their node's daemon starts by itself.", (*lab.Lab).PowerOn},
+		{"save", "Save guests", "Save guests: they end on their host for now, and their memory is kept there until it loses power. The lab must be movable.", (*lab.Lab).Save},
+		{"restore", "Restore saved guests", "Let saved guests go on where they stood, when their host agrees.", (*lab.Lab).Restore},
+		{"power-on", "Start guests", "Start guests through the hypervisor, cold, also saved ones; their node's daemon starts by itself.", (*lab.Lab).PowerOn},
 		{"power-off", "End guests through the hypervisor", "End guests through the hypervisor, as an administrator does with `virsh destroy`.", (*lab.Lab).PowerOff},
 	}
 }
@@ -186,6 +194,33 @@ func (d Deps) nodeVerb(v verb) *cobra.Command {
 			return v.do(lab.Open(""), c.Context(), convert[cluster.NodeName](args)...)
 		},
 	}
+}
+
+func (d Deps) migrateCommand() *cobra.Command {
+	m := lab.Migration{}
+	c := &cobra.Command{
+		Use: "migrate NODE HOST", Short: "Migrate a guest to another host",
+		Long: `Migrate a guest to another host, through the hypervisor and while it runs. The host there is asked first and may refuse. The
+guest runs on for --duration, stands still for --downtime, and goes on over there, the same life. The lab must be movable.`,
+		Example: "  ringfence lab migrate n1 h2\n  ringfence lab migrate n1 h2 --duration 10s --fail",
+		Args: func(c *cobra.Command, args []string) error {
+			if len(args) != 2 {
+				return cli.UsageError(c, errors.New("name a node, and the host to which it shall migrate"))
+			}
+			return errors.Join(known(c, args[:1], nodeNames()), known(c, args[1:], hostNames()))
+		},
+		ValidArgsFunction: firstOf(nodeNames()),
+		RunE: func(c *cobra.Command, args []string) error {
+			return lab.Open("").Migrate(c.Context(), cluster.NodeName(args[0]), cluster.HostName(args[1]), m)
+		},
+	}
+	flags := c.Flags()
+	flags.DurationVar(&m.Duration, "duration", 2*time.Second, "how long it runs before it switches over, up to 30s")
+	flags.DurationVar(&m.Downtime, "downtime", 300*time.Millisecond, "how long the guest stands still, up to 10s")
+	flags.BoolVar(&m.Fail, "fail", false, "abort before it switches over: the guest stays")
+	flags.BoolVar(&m.PostcopyFail, "postcopy-fail", false, "fail after it has switched over: the guest is over there, paused; unpause recovers it")
+	c.MarkFlagsMutuallyExclusive("fail", "postcopy-fail")
+	return c
 }
 
 func (d Deps) quietCommand() *cobra.Command {

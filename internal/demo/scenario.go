@@ -6,6 +6,7 @@ import (
 
 	"ringfence/internal/cluster"
 	"ringfence/internal/demo/trace"
+	"ringfence/internal/hypervisor"
 	"ringfence/internal/lab"
 )
 
@@ -95,8 +96,23 @@ func setQuiet(ctx context.Context, s *stage, victim cluster.NodeName, quiet bool
 	return s.lab.Quiet(ctx, host, quiet)
 }
 
+// powerOn starts a guest that the cluster does not start itself: one that it did
+// not fence.
 func powerOn(ctx context.Context, s *stage, victim cluster.NodeName) error {
-	return s.lab.PowerOn(ctx, victim)
+	err := s.lab.PowerOn(ctx, victim)
+	if err == nil {
+		return nil
+	}
+	status, statusErr := s.lab.Status(ctx)
+	if statusErr != nil {
+		return err
+	}
+	for _, node := range status.Nodes {
+		if node.Name == victim && node.State == hypervisor.StateRunning {
+			return nil // the cluster was faster: it fenced that guest
+		}
+	}
+	return err
 }
 
 func coldStart(ctx context.Context, s *stage, _ cluster.NodeName) (time.Duration, error) {

@@ -1,6 +1,6 @@
 // Package detect is the arithmetic of heartbeats: which boots an observer does
 // not hear, by one observer's own monotonic clock. It is pure; internal/node
-// feeds it beats and ticks.
+// feeds it beats, the words of hosts, and ticks.
 //
 // Suspicion is only liveness (rule P17): nothing in here is evidence, so a
 // wrong answer costs a needless question to a host, never a double run.
@@ -36,72 +36,125 @@ func HostBlind() Limits { return Limits{Suspect: 1500 * time.Millisecond, Lost: 
 // therefore accuses nobody until a full fresh window has passed (O-9).
 const GapLimit = 300 * time.Millisecond
 
+// Peer is what the observer knows of a boot that should beat.
+type Peer struct {
+	Limits Limits
+	// Word is what the hosts say now of its guest, each on a stream that is up;
+	// a word without such a stream is no word (rule P12).
+	Word cluster.HostWord
+	// Moving: one of them says now that a migration of it is under way.
+	Moving bool
+	// PauseGrace is how long its guest may be silent while it is paused.
+	PauseGrace time.Duration
+}
+
 // Detector is one observer. Its owner is one goroutine. The zero value is ready.
 type Detector struct {
-	heard     map[cluster.BootID]time.Duration
+	ears      map[cluster.BootID]*ear
 	lastTick  time.Duration
 	ticked    bool
 	abstainTo time.Duration
 }
 
+// Said is what hosts say of a guest that is paused or moving, and since when the
+// observer knows it.
+type Said struct {
+	Paused, Moving bool
+	Since          time.Duration
+}
+
+// ear is what one observer keeps of one peer.
+type ear struct {
+	heard  time.Duration // when the last beat came, or the window began
+	said   Said
+	notice notice
+}
+
 // Heard notes an authenticated beat of a boot that arrived at now.
 func (d *Detector) Heard(boot cluster.BootID, now time.Duration) {
-	if last, known := d.heard[boot]; known && now > last {
-		d.heard[boot] = now
+	if e := d.ears[boot]; e != nil && now > e.heard {
+		e.heard = now
 	}
 }
 
-// Verdict is what the observer says of its peers.
+// Verdict is what the observer says of its peers. Its maps are nil when empty.
 type Verdict struct {
-	Silent  map[cluster.BootID]cluster.Silence // nil when all are heard
+	Silent map[cluster.BootID]cluster.Silence
+	// Words is what hosts say of the silent ones, where they say anything.
+	Words map[cluster.BootID]cluster.HostWord
+	// Moving holds the boots whose guest is moving, by a notice in force.
+	Moving map[cluster.BootID]bool
+	// Said is since when a guest is paused or moving.
+	Said    map[cluster.BootID]Said
 	Abstain bool
 }
 
-// Tick judges peers at now. Peers maps the boots that should beat to their
-// limits; a boot seen here for the first time gets a full window from now.
-// Call it at least every GapLimit/2.
-func (d *Detector) Tick(now time.Duration, peers map[cluster.BootID]Limits) Verdict {
+// Tick judges peers at now; a boot seen here for the first time gets a full
+// window from now. Call it at least every GapLimit/2.
+func (d *Detector) Tick(now time.Duration, peers map[cluster.BootID]Peer) Verdict {
 	if d.ticked && now-d.lastTick > GapLimit {
 		d.startOver(now, peers)
 	}
 	d.lastTick, d.ticked = now, true
 	d.follow(now, peers)
 	verdict := Verdict{Abstain: now < d.abstainTo}
-	for boot, limits := range peers {
-		silence := limits.judge(now - d.heard[boot])
+	for boot, peer := range peers {
+		e := d.ears[boot]
+		e.notice.take(now, e.heard, peer)
+		if said := (Said{Paused: peer.Word == cluster.WordPaused, Moving: peer.Moving, Since: e.said.Since}); said != e.said {
+			said.Since = now
+			e.said = said
+		}
+		if e.said.Paused || e.said.Moving {
+			note(&verdict.Said, boot, e.said)
+		}
+		if e.notice.moving(now) {
+			note(&verdict.Moving, boot, true)
+			continue
+		}
+		silence := e.notice.stretch(peer).judge(now - e.heard)
 		if silence == "" {
 			continue
 		}
-		if verdict.Silent == nil {
-			verdict.Silent = map[cluster.BootID]cluster.Silence{}
+		note(&verdict.Silent, boot, silence)
+		if peer.Word != cluster.WordUnknown {
+			note(&verdict.Words, boot, peer.Word)
 		}
-		verdict.Silent[boot] = silence
 	}
 	return verdict
 }
 
+func note[V any](to *map[cluster.BootID]V, boot cluster.BootID, value V) {
+	if *to == nil {
+		*to = map[cluster.BootID]V{}
+	}
+	(*to)[boot] = value
+}
+
 // startOver forgets what was heard before a gap, so that every peer gets a
 // fresh window, and abstains until the longest of them has passed.
-func (d *Detector) startOver(now time.Duration, peers map[cluster.BootID]Limits) {
-	for boot, limits := range peers {
-		d.heard[boot] = now
-		d.abstainTo = max(d.abstainTo, now+limits.Suspect)
+func (d *Detector) startOver(now time.Duration, peers map[cluster.BootID]Peer) {
+	for boot, peer := range peers {
+		if e := d.ears[boot]; e != nil {
+			e.heard = now
+		}
+		d.abstainTo = max(d.abstainTo, now+peer.Limits.Suspect)
 	}
 }
 
 // follow adds new peers and forgets the gone.
-func (d *Detector) follow(now time.Duration, peers map[cluster.BootID]Limits) {
-	if d.heard == nil {
-		d.heard = map[cluster.BootID]time.Duration{}
+func (d *Detector) follow(now time.Duration, peers map[cluster.BootID]Peer) {
+	if d.ears == nil {
+		d.ears = map[cluster.BootID]*ear{}
 	}
-	for boot := range d.heard {
+	for boot := range d.ears {
 		if _, wanted := peers[boot]; !wanted {
-			delete(d.heard, boot)
+			delete(d.ears, boot)
 		}
 	}
 	for boot := range peers {
-		if _, known := d.heard[boot]; !known {
-			d.heard[boot] = now
+		if d.ears[boot] == nil {
+			d.ears[boot] = &ear{heard: now}
 		}
 	}
 }

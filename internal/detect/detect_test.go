@@ -11,16 +11,16 @@ import (
 
 const ms = time.Millisecond
 
-func peers(boots ...cluster.BootID) map[cluster.BootID]Limits {
-	out := map[cluster.BootID]Limits{}
+func peers(boots ...cluster.BootID) map[cluster.BootID]Peer {
+	out := map[cluster.BootID]Peer{}
 	for _, b := range boots {
-		out[b] = HostAware()
+		out[b] = Peer{Limits: HostAware()}
 	}
 	return out
 }
 
 // run ticks every interval up to to, with the given boots beating.
-func run(d *Detector, from, to time.Duration, watch map[cluster.BootID]Limits, beating ...cluster.BootID) Verdict {
+func run(d *Detector, from, to time.Duration, watch map[cluster.BootID]Peer, beating ...cluster.BootID) Verdict {
 	var v Verdict
 	for now := from; now <= to; now += Interval {
 		for _, b := range beating {
@@ -33,7 +33,7 @@ func run(d *Detector, from, to time.Duration, watch map[cluster.BootID]Limits, b
 
 func TestSilenceGrowsToSuspectAndLostAtItsLimits(t *testing.T) {
 	for _, limits := range []Limits{HostAware(), HostBlind()} {
-		watch := map[cluster.BootID]Limits{"a": limits}
+		watch := map[cluster.BootID]Peer{"a": {Limits: limits}}
 		var d Detector
 		d.Tick(0, watch)
 		for now := Interval; now < limits.Lost+300*ms; now += Interval {
@@ -102,10 +102,10 @@ func TestStrangersAndOldBeatsChangeNothing(t *testing.T) {
 	run(&d, 0, time.Second, peers("a"), "a")
 	d.Heard("stranger", time.Second)
 	d.Heard("a", 500*ms)
-	if at := d.heard["a"]; at != time.Second {
+	if at := d.ears["a"].heard; at != time.Second {
 		t.Errorf("an old beat moved the clock back to %v", at)
 	}
-	if _, known := d.heard["stranger"]; known {
+	if _, known := d.ears["stranger"]; known {
 		t.Error("a boot that is no peer is remembered")
 	}
 }

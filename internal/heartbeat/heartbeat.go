@@ -47,12 +47,12 @@ type Config struct {
 	// Address is this node's own IP address; the socket listens only there.
 	Address string
 	// Port is the UDP port; 0 takes a free one.
-	Port    int
-	Cluster cluster.ClusterID
-	Key     beat.Key
-	Node    cluster.NodeName
-	Boot    cluster.BootID
-	Logger  *slog.Logger
+	Port   int
+	Domain beat.Domain
+	Key    beat.Key
+	Node   cluster.NodeName
+	Boot   cluster.BootID
+	Logger *slog.Logger
 	// Now is the monotonic clock that stamps received beats.
 	Now func() time.Duration
 	// Resolver finds the addresses of peers given by host name; nil takes the
@@ -103,7 +103,7 @@ func New(config Config) (*Transport, error) {
 		out: make(chan Received, queueLimit), fresh: newFreshness(), faults: newFaults(),
 	}
 	sample := beat.Beat{Node: config.Node, Boot: config.Boot}
-	if _, err := beat.Append(nil, &config.Key, config.Cluster, sample); err != nil {
+	if _, err := beat.Append(nil, &config.Key, config.Domain, sample); err != nil {
 		return nil, fmt.Errorf("start heartbeat: %w", err)
 	}
 	var err error

@@ -18,7 +18,7 @@ import (
 	"ringfence/internal/wire/beat"
 )
 
-const testCluster = cluster.ClusterID("6f1d2c3b4a5968778695a4b3c2d1e0ff")
+var testDomain = beat.Domain{Cluster: "6f1d2c3b4a5968778695a4b3c2d1e0ff", Incarnation: 1}
 
 var testKey = beat.Key{1, 2, 3}
 
@@ -43,7 +43,7 @@ func (l *logBuffer) String() string {
 func testConfig(name, address string) Config {
 	start := time.Now()
 	return Config{
-		Address: address, Cluster: testCluster, Key: testKey, Node: cluster.NodeName(name),
+		Address: address, Domain: testDomain, Key: testKey, Node: cluster.NodeName(name),
 		Boot: cluster.BootID("boot of " + name), Logger: slog.New(slog.DiscardHandler),
 		Now: func() time.Duration { return time.Since(start) },
 	}
@@ -112,7 +112,7 @@ func TestHostileFloodDoesNotStopValidBeats(t *testing.T) {
 	}
 	defer conn.Close()
 	other := beat.Key{9}
-	forged, err := beat.Append(nil, &other, testCluster, beat.Beat{Node: "a", Boot: "boot of a", Counter: 1 << 60})
+	forged, err := beat.Append(nil, &other, testDomain, beat.Beat{Node: "a", Boot: "boot of a", Counter: 1 << 60})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -30,7 +30,7 @@ func (t *Transport) receive() {
 
 // judge returns what to deliver of one datagram.
 func (t *Transport) judge(data []byte, from netip.AddrPort) (Received, bool) {
-	b, err := beat.Parse(data, &t.config.Key, t.config.Cluster)
+	b, err := beat.Parse(data, &t.config.Key, t.config.Domain)
 	if err != nil {
 		t.fault(faultRefused, from.String(), reasonOf(err))
 		return Received{}, false

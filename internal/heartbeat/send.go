@@ -73,7 +73,7 @@ func (t *Transport) write(peers []Peer, payload Payload) ([]letter, error) {
 	letters := make([]letter, 0, len(peers))
 	for _, p := range peers {
 		t.counter++
-		data, err := beat.Append(nil, &t.config.Key, t.config.Cluster, beat.Beat{
+		data, err := beat.Append(nil, &t.config.Key, t.config.Domain, beat.Beat{
 			Node: t.config.Node, Boot: t.config.Boot, Session: t.session, Counter: t.counter,
 			Tick: payload.Tick, Revision: payload.Revision, Quorum: payload.Quorum,
 			Nonce: nonce, Echo: t.fresh.echo(p.Node),

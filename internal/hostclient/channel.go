@@ -9,6 +9,7 @@ import (
 
 	"ringfence/internal/cluster"
 	"ringfence/internal/wire/hostapi"
+	"ringfence/internal/wire/voter"
 )
 
 // Channel asks hostd over the guest's own channel. It needs no key: hostd
@@ -82,6 +83,19 @@ func (c *Channel) Reset(ctx context.Context, req hostapi.ResetRequest) error {
 		return fmt.Errorf("ask the host to destroy this guest: %s: %s", reply.Outcome, reply.Detail)
 	}
 	return nil
+}
+
+// Voter asks the host to confirm that this guest's disk is not older than what
+// the host remembers of it (rule P22). A *RefusedError with CodeStaleVoter is
+// for good.
+func (c *Channel) Voter(ctx context.Context, claim voter.Claim) (voter.Answer, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	var answer voter.Answer
+	if err := call(ctx, c.http, "", http.MethodPost, channelURL+voter.Path, claim, &answer); err != nil {
+		return voter.Answer{}, fmt.Errorf("have the host confirm this voter: %w", err)
+	}
+	return answer, nil
 }
 
 // Close drops idle connections.

@@ -68,10 +68,22 @@ func (l *Lives) mayBind(guest hypervisor.Guest, boot cluster.BootID, r hostapi.B
 	if err := checkBind(r); err != nil {
 		return err
 	}
-	if !l.cfg.Permissions.Allows(r.Cluster, guest.ID) {
-		return &Refusal{hostapi.CodeForbidden, fmt.Sprintf("host %s does not allow cluster %s the guest %s; its administrator can add the guest to the cluster's grant", l.cfg.Host, r.Cluster, guest.ID)}
+	if err := l.mayUse(guest, r.Cluster); err != nil {
+		return err
 	}
-	if owner := l.owner(guest.ID); owner != "" && owner != r.Cluster {
+	if boot != "" && !sameRun(r.Boot, boot) {
+		return &Refusal{hostapi.CodeOtherLife, fmt.Sprintf("boot %.40q is not the one that the hypervisor runs", r.Boot)}
+	}
+	return nil
+}
+
+// mayUse refuses a cluster that the guest is none of the business of, and a
+// life that must not go on.
+func (l *Lives) mayUse(guest hypervisor.Guest, c cluster.ClusterID) error {
+	if !l.cfg.Permissions.Allows(c, guest.ID) {
+		return &Refusal{hostapi.CodeForbidden, fmt.Sprintf("host %s does not allow cluster %s the guest %s; its administrator can add the guest to the cluster's grant", l.cfg.Host, c, guest.ID)}
+	}
+	if owner := l.owner(guest.ID); owner != "" && owner != c {
 		return &Refusal{hostapi.CodeForbidden, fmt.Sprintf("guest %s belongs to cluster %s already; to give it to another, take it out of that cluster's grant on host %s", guest.ID, owner, l.cfg.Host)}
 	}
 	if guest.State != hypervisor.StateRunning || guest.Life == "" || len(guest.Life) > lifeLimitBytes {
@@ -81,10 +93,7 @@ func (l *Lives) mayBind(guest hypervisor.Guest, boot cluster.BootID, r hostapi.B
 		return &Refusal{hostapi.CodeOtherLife, fmt.Sprintf("life %s has ended and must not go on", guest.Life)}
 	}
 	if _, waits := l.waiting(guest.Life); waits {
-		return fmt.Errorf("bind guest %s: the journal of the host is behind", guest.ID)
-	}
-	if boot != "" && !sameRun(r.Boot, boot) {
-		return &Refusal{hostapi.CodeOtherLife, fmt.Sprintf("boot %.40q is not the one that the hypervisor runs", r.Boot)}
+		return fmt.Errorf("guest %s: the journal of the host is behind", guest.ID)
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"ringfence/internal/cluster"
 	"ringfence/internal/hypervisor"
 	"ringfence/internal/wire/hostapi"
+	"ringfence/internal/wire/voter"
 )
 
 // channelLimit bounds the connections of one guest unless Config says another.
@@ -111,6 +112,7 @@ func (d *Daemon) channelRoutes(id cluster.GuestID) http.Handler {
 		reply, err := d.postReset(r, id)
 		d.reply(w, reply, err)
 	})
+	mux.HandleFunc("POST "+voter.Path, func(w http.ResponseWriter, r *http.Request) { d.postVoter(w, r, id) })
 	return d.counted(mux)
 }
 

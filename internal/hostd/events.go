@@ -8,13 +8,14 @@ import (
 	"time"
 
 	"ringfence/internal/cluster"
+	"ringfence/internal/hypervisor"
 	"ringfence/internal/wire/hostapi"
 )
 
 // getEvents is the stream of one client: hello, the certificates that it may
-// have missed, then what happens. It ends with the client, with hostd, and
-// when the client does not take an event within writeTimeout or falls
-// streamBuffer events behind.
+// have missed, every guest that it may see, then what happens. It ends with the
+// client, with hostd, and when the client does not take an event within
+// writeTimeout or falls streamBuffer events behind.
 func (d *Daemon) getEvents(w http.ResponseWriter, r *http.Request) {
 	who, err := whose(r)
 	var since uint64
@@ -28,12 +29,12 @@ func (d *Daemon) getEvents(w http.ResponseWriter, r *http.Request) {
 	}
 	out := newStream(who.Cluster)
 	defer d.hub.drop(out)
-	hello, missed, err := d.subscribe(r.Context(), out, since)
+	past, err := d.subscribe(r.Context(), out, since)
 	if err != nil {
 		d.reply(w, nil, err)
 		return
 	}
-	err = d.stream(w, r, out, hello, missed)
+	err = d.stream(w, r, out, past)
 	d.log.Debug("stream ends", "cluster", who.Cluster, "remote", who.Remote, "err", err)
 }
 
@@ -52,20 +53,28 @@ func sinceOf(r *http.Request) (uint64, error) {
 	return n, nil
 }
 
+// past is what a stream begins with.
+type past struct {
+	hello  hostapi.Hello
+	missed []cluster.DeathCertificate
+	guests []hypervisor.Guest
+}
+
 // subscribe joins the hub and takes the past in one step, so that nothing is
 // missed and nothing comes twice.
-func (d *Daemon) subscribe(ctx context.Context, out *stream, since uint64) (hello hostapi.Hello, missed []cluster.DeathCertificate, err error) {
+func (d *Daemon) subscribe(ctx context.Context, out *stream, since uint64) (p past, err error) {
 	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
 	defer cancel()
 	err = d.keeper.do(ctx, func(l *Lives) []Effect {
-		hello, missed = l.Since(out.cluster, since)
+		p.hello, p.missed = l.Since(out.cluster, since)
+		p.guests = l.Guests(out.cluster)
 		d.hub.add(out)
 		return nil
 	})
-	return hello, missed, err
+	return p, err
 }
 
-func (d *Daemon) stream(w http.ResponseWriter, r *http.Request, out *stream, hello hostapi.Hello, missed []cluster.DeathCertificate) error {
+func (d *Daemon) stream(w http.ResponseWriter, r *http.Request, out *stream, past past) error {
 	rc := http.NewResponseController(w)
 	if err := rc.SetReadDeadline(time.Time{}); err != nil {
 		return err
@@ -81,12 +90,19 @@ func (d *Daemon) stream(w http.ResponseWriter, r *http.Request, out *stream, hel
 		}
 		return rc.Flush()
 	}
-	if err := send(encodeEvent(hostapi.EventHello, 0, hello)); err != nil {
+	if err := send(encodeEvent(hostapi.EventHello, 0, past.hello)); err != nil {
 		return err
 	}
-	for _, cert := range missed {
+	for _, cert := range past.missed {
 		if err := send(encodeEvent(hostapi.EventCertificate, cert.Seq, cert)); err != nil {
 			return err
+		}
+	}
+	for _, guest := range past.guests {
+		if event := encodeEvent(hostapi.EventGuest, 0, told(guest)); event != nil {
+			if err := send(event); err != nil {
+				return err
+			}
 		}
 	}
 	return d.follow(r.Context(), out, send)

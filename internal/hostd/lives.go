@@ -3,6 +3,8 @@ package hostd
 import (
 	"crypto/ed25519"
 	"log/slog"
+	"maps"
+	"slices"
 
 	"ringfence/internal/cluster"
 	"ringfence/internal/hostd/journal"
@@ -251,6 +253,17 @@ func (l *Lives) here() []journal.Life {
 func (l *Lives) Since(c cluster.ClusterID, seq uint64) (hostapi.Hello, []cluster.DeathCertificate) {
 	hello := hostapi.Hello{Host: l.cfg.Host, HostBoot: l.cfg.HostBoot, LastSeq: l.state().LastSeq}
 	return hello, l.state().Since(c, seq)
+}
+
+// Guests returns the hypervisor's last word on every guest that a cluster may see.
+func (l *Lives) Guests(c cluster.ClusterID) []hypervisor.Guest {
+	var out []hypervisor.Guest
+	for _, id := range slices.Sorted(maps.Keys(l.views)) {
+		if l.cfg.Permissions.Allows(c, id) {
+			out = append(out, l.views[id])
+		}
+	}
+	return out
 }
 
 // Ack notes that a certificate stands in its cluster's store.

@@ -130,6 +130,9 @@ func (l *Lives) owner(g cluster.GuestID) cluster.ClusterID {
 func (l *Lives) lead(o Order) ([]journal.Entry, error) {
 	highest := l.state().Leaderships[o.Cluster]
 	caller := journal.Leadership{Cluster: o.Cluster, Incarnation: o.Incarnation, Epoch: o.Epoch}
+	if newest := l.state().Incarnation(o.Cluster); o.Incarnation < newest {
+		return nil, &Refusal{hostapi.CodeStaleEpoch, fmt.Sprintf("incarnation %d is older than incarnation %d, in which the cluster was recovered", o.Incarnation, newest)}
+	}
 	if caller.Less(highest) {
 		return nil, &Refusal{hostapi.CodeStaleEpoch, fmt.Sprintf("incarnation %d epoch %d is older than incarnation %d epoch %d, which has spoken already", o.Incarnation, o.Epoch, highest.Incarnation, highest.Epoch)}
 	}

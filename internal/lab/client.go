@@ -97,7 +97,8 @@ func (l *Lab) Quiet(ctx context.Context, host cluster.HostName, quiet bool) erro
 	return l.do(ctx, verbQuiet, request{Hosts: []cluster.HostName{host}, On: quiet})
 }
 
-// PowerOn starts the nodes' guests, through the hypervisor.
+// PowerOn starts the nodes' guests, through the hypervisor; cold, also those
+// that are saved.
 func (l *Lab) PowerOn(ctx context.Context, nodes ...cluster.NodeName) error {
 	return l.do(ctx, verbPowerOn, request{Nodes: nodes})
 }
@@ -133,6 +134,42 @@ func (l *Lab) Pause(ctx context.Context, nodes ...cluster.NodeName) error {
 // Unpause continues the nodes' guests through the hypervisor.
 func (l *Lab) Unpause(ctx context.Context, nodes ...cluster.NodeName) error {
 	return l.do(ctx, verbUnpause, request{Nodes: nodes})
+}
+
+// Migration says how a migration goes.
+type Migration struct {
+	// Duration is how long it runs before it switches over, up to 30 s; Downtime
+	// is how long the guest stands still then, up to 10 s.
+	Duration, Downtime time.Duration
+	// Fail aborts it before switch-over. PostcopyFail makes it fail behind that:
+	// the guest is at its target and paused, until it is unpaused.
+	Fail, PostcopyFail bool
+}
+
+// Migrate migrates the node's guest to another host, in a lab that is Movable.
+// An error means that it has not switched over, unless it says otherwise.
+func (l *Lab) Migrate(ctx context.Context, node cluster.NodeName, to cluster.HostName, m Migration) error {
+	r := request{Nodes: []cluster.NodeName{node}, Hosts: []cluster.HostName{to}, Duration: m.Duration, Downtime: m.Downtime}
+	switch {
+	case m.Fail && m.PostcopyFail:
+		return errors.New("lab migrate: it fails before switch-over or after, not both")
+	case m.Fail:
+		r.Failure = failBefore
+	case m.PostcopyFail:
+		r.Failure = failAfter
+	}
+	return l.do(ctx, verbMigrate, r)
+}
+
+// Save saves the nodes' guests, in a lab that is Movable: their life ends here
+// for now, and its memory is kept until the host loses its power.
+func (l *Lab) Save(ctx context.Context, nodes ...cluster.NodeName) error {
+	return l.do(ctx, verbSave, request{Nodes: nodes})
+}
+
+// Restore lets saved guests go on.
+func (l *Lab) Restore(ctx context.Context, nodes ...cluster.NodeName) error {
+	return l.do(ctx, verbRestore, request{Nodes: nodes})
 }
 
 // Down ends the lab and removes its directory. A lab that does not answer is

@@ -34,6 +34,7 @@ var ErrRunning = errors.New("a lab is running there already")
 type spec struct {
 	Executable string                        `json:"executable"`
 	Cgroup     string                        `json:"cgroup,omitempty"`
+	Movable    bool                          `json:"movable,omitempty"`
 	Env        []string                      `json:"env,omitempty"`
 	Guests     map[cluster.NodeName][]string `json:"guests"`
 	Hosts      map[cluster.HostName][]string `json:"hosts"`

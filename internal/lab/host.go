@@ -29,8 +29,6 @@ const guestGonePoll = time.Millisecond
 type host struct {
 	supervisor *supervisor
 	name       cluster.HostName
-	node       cluster.NodeName
-	guest      cluster.GuestID
 
 	verb sync.Mutex // one verb that starts or ends something on this host at a time
 
@@ -64,19 +62,6 @@ func (h *host) powered() (*proc.Driver, error) {
 		return nil, fmt.Errorf("host %s has no power", h.name)
 	}
 	return h.driver, nil
-}
-
-// running returns the driver and the present life of the host's guest.
-func (h *host) running(ctx context.Context) (*proc.Driver, cluster.LifeID, error) {
-	driver, err := h.powered()
-	if err != nil {
-		return nil, "", err
-	}
-	guest, err := driver.State(ctx, h.guest)
-	if err == nil && guest.Life == "" {
-		err = fmt.Errorf("guest %s: %w", h.node, hypervisor.ErrNotRunning)
-	}
-	return driver, guest.Life, err
 }
 
 func (h *host) powerOn(ctx context.Context) error {
@@ -199,11 +184,15 @@ func (s *supervisor) powerLoss(ctx context.Context, names []cluster.HostName) er
 		h.mu.Unlock()
 	}
 	for _, h := range hosts {
-		faults = append(faults, unplug(linkOf(h.node)))
+		for _, node := range h.guests() {
+			faults = append(faults, unplug(linkOf(h.name, node)))
+		}
 	}
 	for _, h := range hosts {
 		if driver, err := h.powered(); err == nil {
-			faults = append(faults, driver.Kill(ctx, h.guest))
+			for _, node := range h.guests() {
+				faults = append(faults, driver.Kill(ctx, s.layout.GuestID(node)))
+			}
 		}
 	}
 	for _, h := range hosts {
@@ -221,10 +210,17 @@ func (h *host) finishPowerLoss(ctx context.Context) error {
 	if driver == nil {
 		return nil
 	}
-	err := errors.Join(hostd.wait(ctx), awaitOff(ctx, driver, h.guest), removeHostAddr(h.addr()))
+	err := hostd.wait(ctx)
+	for _, node := range h.guests() {
+		err = errors.Join(err, awaitOff(ctx, driver, h.supervisor.layout.GuestID(node)))
+	}
+	err = errors.Join(err, removeHostAddr(h.addr()))
 	driver.Close()
 	return err
 }
+
+// guests returns the nodes whose guests may be on the host.
+func (h *host) guests() []cluster.NodeName { return guestsOf(h.name, h.supervisor.spec.Movable) }
 
 func awaitOff(ctx context.Context, driver *proc.Driver, id cluster.GuestID) error {
 	for {
@@ -244,34 +240,21 @@ func (s *supervisor) hostEnv() []string {
 	return append([]string{hostPath, "HOME=/root", "TERM=dumb"}, s.spec.Env...)
 }
 
-func (h *host) status(ctx context.Context) (HostStatus, NodeStatus, error) {
+func (h *host) status(ctx context.Context) (HostStatus, error) {
 	h.mu.Lock()
 	driver, hostd, ended := h.driver, h.hostd, h.ended
 	h.mu.Unlock()
-	layout := h.supervisor.layout
-	onHost := HostStatus{
+	status := HostStatus{
 		Name: h.name, Addr: h.addr(), Powered: driver != nil, Hostd: ended,
-		Quiet: proc.IsQuiet(layout.stateDir(h.name)),
+		Quiet: proc.IsQuiet(h.supervisor.layout.stateDir(h.name)),
 	}
 	if hostd != nil {
-		onHost.Hostd = "running"
+		status.Hostd = "running"
 	}
-	onNode := NodeStatus{Name: h.node, Host: h.name, Addr: layout.NodeAddr(h.node), Guest: h.guest, State: hypervisor.StateOff}
 	if driver == nil {
-		return onHost, onNode, nil
+		return status, nil
 	}
-	guest, err := driver.State(ctx, h.guest)
-	if err != nil {
-		return onHost, onNode, err
-	}
-	allowed, err := driver.LinkAllowed(ctx, h.guest)
-	if err != nil {
-		return onHost, onNode, err
-	}
-	onHost.HostBoot, err = driver.HostBoot(ctx)
-	onNode.State, onNode.Life, onNode.Cut = guest.State, guest.Life, !allowed
-	if guest.Life != "" {
-		onNode.Boot = driver.BootOf(guest.Life)
-	}
-	return onHost, onNode, err
+	var err error
+	status.HostBoot, err = driver.HostBoot(ctx)
+	return status, err
 }

@@ -40,10 +40,10 @@ func DefaultDir() string {
 // Nodes returns n1 to n3. Guest and node have the same name.
 func Nodes() []cluster.NodeName { return []cluster.NodeName{"n1", "n2", "n3"} }
 
-// Hosts returns h1 to h3; n1 runs on h1, and so on.
+// Hosts returns h1 to h3; n1 starts on h1, and so on.
 func Hosts() []cluster.HostName { return []cluster.HostName{"h1", "h2", "h3"} }
 
-// HostOf returns the host of a node.
+// HostOf returns the host on which a node starts, and stays unless it migrates.
 func HostOf(node cluster.NodeName) (cluster.HostName, error) {
 	i, err := numberOf(string(node), 'n')
 	if err != nil {
@@ -52,12 +52,11 @@ func HostOf(node cluster.NodeName) (cluster.HostName, error) {
 	return Hosts()[i-1], nil
 }
 
-func nodeOf(host cluster.HostName) (cluster.NodeName, error) {
-	i, err := numberOf(string(host), 'h')
-	if err != nil {
-		return "", fmt.Errorf("no host %.63q in the lab, there are h1 to h%d", string(host), size)
+func checkHost(host cluster.HostName) error {
+	if _, err := numberOf(string(host), 'h'); err != nil {
+		return fmt.Errorf("no host %.63q in the lab, there are h1 to h%d", string(host), size)
 	}
-	return Nodes()[i-1], nil
+	return nil
 }
 
 func numberOf(name string, kind byte) (int, error) {
@@ -136,19 +135,37 @@ func (l Layout) specPath() string { return filepath.Join(l.Dir, "lab.json") }
 func (l Layout) initPath() string { return filepath.Join(l.Dir, "init.json") }
 func (l Layout) logPath() string  { return filepath.Join(l.Dir, "supervisor.log") }
 
-// procConfig describes one host to the proc driver.
+// procConfig describes one host to the proc driver. Where guests can move, every
+// host knows all of them.
 func (l Layout) procConfig(host cluster.HostName, s spec) proc.Config {
-	node := Nodes()[number(string(host))-1]
-	config := proc.Config{StateDir: l.stateDir(host), Bridge: Bridge, Cgroup: s.Cgroup, Launcher: []string{s.Executable, "guest-init"}}
-	config.Guests = []proc.Guest{{
-		ID: l.GuestID(node), Name: string(node),
-		Command: s.Guests[node], Env: s.Env, Dir: l.GuestDisk(node),
-		Addr: netip.PrefixFrom(l.NodeAddr(node), addrPrefix),
-		MAC:  nodeMAC(node), Link: linkOf(node),
-		Console: l.Console(node), ChannelDir: filepath.Join(l.guestDir(node), "channel"),
-	}}
+	config := proc.Config{
+		StateDir: l.stateDir(host), Bridge: Bridge, Launcher: []string{s.Executable, "guest-init"}, Immobile: !s.Movable,
+	}
+	if s.Cgroup != "" {
+		config.Cgroup = filepath.Join(s.Cgroup, string(host))
+	}
+	for _, node := range guestsOf(host, s.Movable) {
+		config.Guests = append(config.Guests, proc.Guest{
+			ID: l.GuestID(node), Name: string(node),
+			Command: s.Guests[node], Env: s.Env, Dir: l.GuestDisk(node),
+			Addr: netip.PrefixFrom(l.NodeAddr(node), addrPrefix),
+			MAC:  nodeMAC(node), Link: linkOf(host, node),
+			Console: l.Console(node), ChannelDir: filepath.Join(l.guestDir(node), "channel"),
+		})
+	}
 	return config
 }
+
+// guestsOf returns the guests that may run on a host.
+func guestsOf(host cluster.HostName, movable bool) []cluster.NodeName {
+	if movable {
+		return Nodes()
+	}
+	return []cluster.NodeName{homeOf(host)}
+}
+
+// homeOf returns the node that starts on a host of the lab.
+func homeOf(host cluster.HostName) cluster.NodeName { return Nodes()[number(string(host))-1] }
 
 // MACs says which node has which address of Ethernet on the bridge.
 func MACs() map[string]cluster.NodeName {
@@ -163,4 +180,8 @@ func nodeMAC(node cluster.NodeName) string {
 	return fmt.Sprintf("02:52:46:00:00:%02x", number(string(node)))
 }
 
-func linkOf(node cluster.NodeName) string { return "veth-" + string(node) }
+// linkOf names a guest's link on a host; all of them are in one network
+// namespace.
+func linkOf(host cluster.HostName, node cluster.NodeName) string {
+	return string(host) + "-" + string(node)
+}

@@ -44,17 +44,17 @@ func TestMain(m *testing.M) {
 // asUserEnv tells the tests that they run as an ordinary user already.
 const asUserEnv = "RINGFENCE_TEST_AS_USER"
 
-// TestLabOfOrdinaryUser runs TestLab again as an ordinary user; run by one, that
-// is what TestLab is anyway.
+// TestLabOfOrdinaryUser runs the labs again as an ordinary user; run by one, that
+// is what they are anyway.
 func TestLabOfOrdinaryUser(t *testing.T) {
 	if os.Geteuid() != 0 {
 		return
 	}
 	if os.Getenv("RINGFENCE_TEST_LONG") == "" {
-		t.Skip("SKIPPED: all of TestLab once more as another user; `make test` does it")
+		t.Skip("SKIPPED: the labs once more as another user; `make test` does it")
 	}
 	binary := sharedBinary(t)
-	cmd := exec.Command(binary, "-test.run=^TestLab$", "-test.timeout=5m", "-test.v="+strconv.FormatBool(testing.Verbose()))
+	cmd := exec.Command(binary, "-test.run=^Test(Movable)?Lab$", "-test.timeout=5m", "-test.v="+strconv.FormatBool(testing.Verbose()))
 	cmd.Dir, cmd.Env = "/", append(os.Environ(), asUserEnv+"=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 	out, err := cmd.CombinedOutput()

@@ -45,16 +45,17 @@ func (s *supervisor) verbs() map[string]func(context.Context, request) error {
 			return s.eachHost(r, func(h *host) error { return proc.SetQuiet(s.layout.stateDir(h.name), r.On) })
 		},
 		verbPowerOn: func(ctx context.Context, r request) error {
-			return s.eachNode(r, func(h *host) error { return h.startGuest(ctx) })
+			return s.eachNode(ctx, r, func(g guest) error { return g.start(ctx) })
 		},
 		verbPowerOff: s.withLife((*proc.Driver).Off),
 		verbPause:    s.withLife((*proc.Driver).Pause),
 		verbUnpause:  s.withLife((*proc.Driver).Unpause),
-		verbKill: s.withLife(func(d *proc.Driver, ctx context.Context, id cluster.GuestID, _ cluster.LifeID) error {
-			return d.Kill(ctx, id)
-		}),
-		verbCut:  s.setLinks(false),
-		verbHeal: s.setLinks(true),
+		verbKill:     s.withDriver((*proc.Driver).Kill),
+		verbSave:     s.withDriver((*proc.Driver).Save),
+		verbRestore:  s.withDriver((*proc.Driver).Restore),
+		verbMigrate:  s.migrate,
+		verbCut:      s.setLinks(false),
+		verbHeal:     s.setLinks(true),
 		verbDown: func(context.Context, request) error {
 			s.once.Do(func() { close(s.down) })
 			return nil
@@ -67,49 +68,49 @@ func (s *supervisor) hostPowerOn(ctx context.Context, r request) error {
 		if err := h.powerOn(ctx); err != nil || !r.Guests {
 			return err
 		}
-		return h.startGuest(ctx)
+		g, err := s.find(ctx, homeOf(h.name))
+		if err != nil || g.host != h {
+			return err // it is elsewhere
+		}
+		return g.start(ctx)
 	})
-}
-
-func (h *host) startGuest(ctx context.Context) error {
-	driver, err := h.powered()
-	if err != nil {
-		return err
-	}
-	_, err = driver.On(ctx, h.guest)
-	return err
 }
 
 // withLife makes a verb of a call that names the present life of a guest.
 func (s *supervisor) withLife(do func(*proc.Driver, context.Context, cluster.GuestID, cluster.LifeID) error) func(context.Context, request) error {
 	return func(ctx context.Context, r request) error {
-		return s.eachNode(r, func(h *host) error {
-			driver, life, err := h.running(ctx)
+		return s.eachNode(ctx, r, func(g guest) error {
+			driver, life, err := g.running(ctx)
 			if err != nil {
 				return err
 			}
-			return do(driver, ctx, h.guest, life)
+			return do(driver, ctx, g.id, life)
+		})
+	}
+}
+
+// withDriver makes a verb of a call that names a guest.
+func (s *supervisor) withDriver(do func(*proc.Driver, context.Context, cluster.GuestID) error) func(context.Context, request) error {
+	return func(ctx context.Context, r request) error {
+		return s.eachNode(ctx, r, func(g guest) error {
+			driver, err := g.host.powered()
+			if err != nil {
+				return err
+			}
+			return do(driver, ctx, g.id)
 		})
 	}
 }
 
 func (s *supervisor) setLinks(up bool) func(context.Context, request) error {
-	return func(ctx context.Context, r request) error {
-		return s.eachNode(r, func(h *host) error {
-			driver, err := h.powered()
-			if err != nil {
-				return err
-			}
-			return driver.SetLink(ctx, h.guest, up)
-		})
-	}
+	return s.withDriver(func(d *proc.Driver, ctx context.Context, id cluster.GuestID) error { return d.SetLink(ctx, id, up) })
 }
 
 // eachHost checks all names before it does anything.
 func (s *supervisor) eachHost(r request, do func(*host) error) error {
 	var hosts []*host
 	for _, name := range r.Hosts {
-		if _, err := nodeOf(name); err != nil {
+		if err := checkHost(name); err != nil {
 			return err
 		}
 		hosts = append(hosts, s.hosts[name])
@@ -117,25 +118,26 @@ func (s *supervisor) eachHost(r request, do func(*host) error) error {
 	return each(hosts, do)
 }
 
-func (s *supervisor) eachNode(r request, do func(*host) error) error {
-	var hosts []*host
+// eachNode checks all names before it does anything.
+func (s *supervisor) eachNode(ctx context.Context, r request, do func(guest) error) error {
+	var guests []guest
 	for _, node := range r.Nodes {
-		name, err := HostOf(node)
+		g, err := s.find(ctx, node)
 		if err != nil {
 			return err
 		}
-		hosts = append(hosts, s.hosts[name])
+		guests = append(guests, g)
 	}
-	return each(hosts, do)
+	return each(guests, do)
 }
 
-func each(hosts []*host, do func(*host) error) error {
-	if len(hosts) == 0 {
+func each[T any](all []T, do func(T) error) error {
+	if len(all) == 0 {
 		return errors.New("name at least one")
 	}
 	var faults []error
-	for _, h := range hosts {
-		faults = append(faults, do(h))
+	for _, one := range all {
+		faults = append(faults, do(one))
 	}
 	return errors.Join(faults...)
 }
@@ -143,14 +145,30 @@ func each(hosts []*host, do func(*host) error) error {
 func (s *supervisor) serveStatus(w http.ResponseWriter, r *http.Request) {
 	status := Status{Dir: s.layout.Dir, Cgroups: s.spec.Cgroup != ""}
 	for _, name := range Hosts() {
-		onHost, onNode, err := s.hosts[name].status(r.Context())
+		onHost, err := s.hosts[name].status(r.Context())
 		if err != nil {
 			refuse(w, http.StatusInternalServerError, err)
 			return
 		}
-		status.Hosts, status.Nodes = append(status.Hosts, onHost), append(status.Nodes, onNode)
+		status.Hosts = append(status.Hosts, onHost)
+	}
+	for _, node := range Nodes() {
+		onNode, err := s.nodeStatus(r.Context(), node)
+		if err != nil {
+			refuse(w, http.StatusInternalServerError, err)
+			return
+		}
+		status.Nodes = append(status.Nodes, onNode)
 	}
 	answer(w, http.StatusOK, status)
+}
+
+func (s *supervisor) nodeStatus(ctx context.Context, node cluster.NodeName) (NodeStatus, error) {
+	g, err := s.find(ctx, node)
+	if err != nil {
+		return NodeStatus{}, err
+	}
+	return g.status(ctx)
 }
 
 // serveVerb carries a verb out to its end, also when the client goes away.

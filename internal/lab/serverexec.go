@@ -89,16 +89,20 @@ func (s *supervisor) startCommand(ctx context.Context, where string, cmd *exec.C
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 		return cmd.Start()
 	}
-	name, err := HostOf(cluster.NodeName(where))
-	if err != nil {
+	node := cluster.NodeName(where)
+	if _, err := HostOf(node); err != nil {
 		return fmt.Errorf("%q is neither a node (n1 to n%d) nor a host (h1 to h%d)", where, size, size)
 	}
-	driver, err := s.hosts[name].powered()
+	g, err := s.find(ctx, node)
 	if err != nil {
 		return err
 	}
-	cmd.Dir = s.layout.GuestDisk(s.hosts[name].node)
-	return driver.Exec(ctx, s.hosts[name].guest, cmd)
+	driver, err := g.host.powered()
+	if err != nil {
+		return err
+	}
+	cmd.Dir = s.layout.GuestDisk(node)
+	return driver.Exec(ctx, g.id, cmd)
 }
 
 // feed gives a command its input until the client has gone. The end of the

@@ -145,11 +145,7 @@ func (s *supervisor) start() (*http.Server, error) {
 		return nil, err
 	}
 	for _, name := range Hosts() {
-		node, err := nodeOf(name)
-		if err != nil {
-			return nil, err
-		}
-		s.hosts[name] = &host{supervisor: s, name: name, node: node, guest: s.layout.GuestID(node), ended: "never started"}
+		s.hosts[name] = &host{supervisor: s, name: name, ended: "never started"}
 	}
 	listener, err := net.Listen("unix", s.layout.Socket())
 	if err != nil {

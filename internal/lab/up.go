@@ -37,6 +37,9 @@ type Options struct {
 	// runs as its hostd. They are called once for each, before anything starts.
 	GuestCommand func(Layout, cluster.NodeName) []string
 	HostCommand  func(Layout, cluster.HostName) []string
+	// Movable lets guests migrate and be saved. Hosts cannot tell then that a
+	// guest has ended which they did not see end: it may have left.
+	Movable bool
 	// Env is added to the environment of both.
 	Env []string
 	// Prepare runs when the network is there and Exec works on hosts, but no
@@ -118,7 +121,7 @@ func (l *Lab) bringUp(ctx context.Context, o Options, lock *os.File) error {
 // the hosts know what to run.
 func (l *Lab) writeSpec(o Options) error {
 	s := spec{
-		Executable: o.Executable, Env: append([]string{"RINGFENCE_LAB=" + l.Dir}, o.Env...),
+		Executable: o.Executable, Movable: o.Movable, Env: append([]string{"RINGFENCE_LAB=" + l.Dir}, o.Env...),
 		Guests: map[cluster.NodeName][]string{}, Hosts: map[cluster.HostName][]string{},
 	}
 	for _, node := range Nodes() {

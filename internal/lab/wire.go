@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/netip"
 	"sync"
+	"time"
 
 	"ringfence/internal/cluster"
 	"ringfence/internal/hypervisor"
@@ -40,6 +41,9 @@ const (
 	verbHeal          = "heal"
 	verbPause         = "pause"
 	verbUnpause       = "unpause"
+	verbMigrate       = "migrate"
+	verbSave          = "save"
+	verbRestore       = "restore"
 	verbDown          = "down"
 )
 
@@ -51,7 +55,17 @@ type request struct {
 	Guests bool               `json:"guests,omitempty"` // host-power-on: also the guests
 	Where  string             `json:"where,omitempty"`  // exec: a node or a host
 	Argv   []string           `json:"argv,omitempty"`   // exec
+	// migrate: one of Nodes to one of Hosts
+	Duration time.Duration `json:"duration_ns,omitempty"`
+	Downtime time.Duration `json:"downtime_ns,omitempty"`
+	Failure  string        `json:"failure,omitempty"` // failBefore or failAfter, or ""
 }
+
+// When a migration fails: before or after switch-over.
+const (
+	failBefore = "before"
+	failAfter  = "after"
+)
 
 type failure struct {
 	Message string `json:"message"`

@@ -34,6 +34,7 @@ var packages = []struct {
 	{"scripts/...", shell},
 
 	{"internal/clock", adapters},
+	{"internal/backup", adapters},
 	{"internal/config", adapters},
 	{"internal/decisions", adapters},
 	{"internal/executor", adapters},

@@ -88,7 +88,7 @@ func (c *chaos) fault() {
 	g := c.guests[name]
 	alive, ended := g.alive, g.err != nil
 	c.mu.Unlock()
-	faults := []string{"kill", "kill quietly", "cut", "cut beats", "mend", "daemon", "crash", "mute host", "unmute host", "stall store", "lose answers", "bad start", "bad stop", "standby", "unstandby", "leave"}
+	faults := []string{"kill", "kill quietly", "cut", "cut beats", "mend", "daemon", "crash", "mute host", "unmute host", "stall store", "lose answers", "bad start", "bad stop", "standby", "unstandby", "leave", "pause"}
 	what := faults[c.random.IntN(len(faults))]
 	if !alive || ended {
 		what = "boot"
@@ -104,10 +104,18 @@ func (c *chaos) do(what string, name cluster.NodeName, g *guest) {
 	case "cut":
 		c.isolate(name)
 	case "daemon":
+		boot := g.boot
 		g.cancel()
 		time.Sleep(time.Duration(c.random.IntN(1000)) * time.Millisecond)
-		if g.alive {
+		if g.alive && g.boot == boot { // else it was fenced and started anew
 			c.daemon(g)
+		}
+	case "pause":
+		boot := g.boot
+		c.pause(name)
+		time.Sleep(time.Duration(c.random.IntN(6000)) * time.Millisecond)
+		if g.boot == boot { // else it was fenced and started anew
+			c.unpause(name)
 		}
 	case "crash":
 		c.breakOne(name)
@@ -148,10 +156,6 @@ func (c *chaos) set(what string, name cluster.NodeName, g *guest) {
 	case "bad stop":
 		g.agent.failStop = true
 	}
-}
-
-func (c *chaos) hostOf(name cluster.NodeName) *fakeHost {
-	return c.hosts[cluster.HostName("h"+string(name[1]))]
 }
 
 // breakOne ends the process of a service that the node runs, if there is one.

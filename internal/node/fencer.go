@@ -12,7 +12,7 @@ import (
 	"ringfence/internal/wire/hostapi"
 )
 
-// fenceTimeout bounds one attempt of one method. What it cuts short is unknown.
+// fenceTimeout bounds one order to a host. What it cuts short is unknown.
 const fenceTimeout = 10 * time.Second
 
 // fenceLoop carries out the fence attempts that are assigned to this node.
@@ -136,9 +136,11 @@ func (n *Node) fenceByHost(ctx context.Context, s *cluster.State, fence cluster.
 	}
 	detail := ""
 	for _, place := range boot.Places {
-		reply, err := n.hosts.off(ctx, place, boot.Guest, hostapi.Order{
-			Cluster: n.Cluster, Incarnation: n.Incarnation, Epoch: fence.Epoch,
-			Decision: fmt.Sprintf("fence/%s", fence.Boot), Life: boot.Life,
+		reply, err := n.hosts.order(ctx, place, func(ctx context.Context, host Host) (hostapi.Reply, error) {
+			return host.Off(ctx, boot.Guest, hostapi.Order{
+				Cluster: n.Cluster, Incarnation: n.Incarnation, Epoch: fence.Epoch,
+				Decision: fmt.Sprintf("fence/%s", fence.Boot), Life: boot.Life,
+			})
 		})
 		switch {
 		case err != nil:

@@ -8,6 +8,7 @@ import (
 
 	"ringfence/internal/cluster"
 	"ringfence/internal/hostclient"
+	"ringfence/internal/hypervisor"
 	"ringfence/internal/store"
 	"ringfence/internal/wire/hostapi"
 )
@@ -28,13 +29,6 @@ type hosts struct {
 	mu      sync.Mutex // guards the fields below
 	links   map[cluster.HostName]*hostLink
 	pending map[string]cluster.DeathCertificate // by key of the record: of lives without a known boot
-	guests  map[cluster.GuestID]guestWord       // last word of the hosts
-}
-
-// guestWord is what a host last said of a guest.
-type guestWord struct {
-	host  cluster.HostName
-	guest hostapi.Guest
 }
 
 // hostLink is the connection to one host as it was enrolled at one revision.
@@ -42,14 +36,14 @@ type hostLink struct {
 	rec    cluster.Rec[cluster.Host]
 	client Host
 	cancel context.CancelFunc
-	alive  bool // the event stream is up
+	alive  bool                              // the event stream is up
+	guests map[cluster.GuestID]hostapi.Guest // its last word on each, on this stream
 }
 
 func (h *hosts) init(n *Node) {
 	h.n = n
 	h.links = map[cluster.HostName]*hostLink{}
 	h.pending = map[string]cluster.DeathCertificate{}
-	h.guests = map[cluster.GuestID]guestWord{}
 }
 
 // run follows the host records and the pending certificates.
@@ -117,12 +111,16 @@ func (h *hosts) follow(ctx context.Context, link *hostLink) {
 	}
 }
 
-// setAlive notes whether the stream is up and returns whether it was.
+// setAlive notes whether the stream is up and returns whether it was. With the
+// stream go the words that came on it: they may be wrong by now.
 func (h *hosts) setAlive(link *hostLink, alive bool) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	was := link.alive
 	link.alive = alive
+	if !alive {
+		link.guests = nil
+	}
 	return was
 }
 
@@ -136,12 +134,60 @@ func (h *hosts) reachable(name cluster.HostName) bool {
 // HostReachable reports whether a host's event stream is up.
 func (n *Node) HostReachable(name cluster.HostName) bool { return n.hosts.reachable(name) }
 
-// GuestSeen returns the last word on a guest by a host whose stream is up.
+// GuestSeen returns the last word on a guest of a host whose stream is up; of
+// several hosts, one that has it in a life.
 func (n *Node) GuestSeen(id cluster.GuestID) (hostapi.Guest, bool) {
 	n.hosts.mu.Lock()
-	word, ok := n.hosts.guests[id]
-	n.hosts.mu.Unlock()
-	return word.guest, ok && n.hosts.reachable(word.host)
+	defer n.hosts.mu.Unlock()
+	var seen hostapi.Guest
+	found := false
+	for _, link := range n.hosts.links {
+		guest, known := link.guests[id]
+		if known && (!found || seen.Life == "") {
+			seen, found = guest, true
+		}
+	}
+	return seen, found
+}
+
+// word is what the hosts at the places of a boot's life say of it now, and
+// whether one of them says that it is moving. A place that does not tell may let
+// it act, so unknown outweighs the word of the others.
+func (h *hosts) word(boot cluster.Boot) (word cluster.HostWord, moving bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	said := map[cluster.HostWord]bool{}
+	for _, place := range boot.Places {
+		one, moves := h.links[place].word(boot)
+		said[one] = true
+		moving = moving || moves
+	}
+	for _, word := range []cluster.HostWord{cluster.WordUnknown, cluster.WordRunning, cluster.WordPaused, cluster.WordOff} {
+		if said[word] {
+			return word, moving
+		}
+	}
+	return cluster.WordUnknown, false // it has no place
+}
+
+// word is what one host says of a boot's life, with the mutex held.
+func (l *hostLink) word(boot cluster.Boot) (word cluster.HostWord, moving bool) {
+	if l == nil || boot.Life == "" {
+		return cluster.WordUnknown, false
+	}
+	guest, known := l.guests[boot.Guest]
+	state := hypervisor.GuestState(guest.State)
+	switch {
+	case !known || state == hypervisor.StateUnknown:
+		return cluster.WordUnknown, false
+	case guest.Life != boot.Life:
+		return cluster.WordOff, false
+	case state == hypervisor.StatePaused:
+		return cluster.WordPaused, guest.Moving
+	case state == hypervisor.StateRunning:
+		return cluster.WordRunning, guest.Moving
+	}
+	return cluster.WordUnknown, guest.Moving
 }
 
 func (h *hosts) take(ctx context.Context, link *hostLink, e hostclient.Event) {
@@ -151,13 +197,16 @@ func (h *hosts) take(ctx context.Context, link *hostLink, e hostclient.Event) {
 	case e.Guest != nil:
 		h.n.Log.Debug("host tells of a guest", "component", "hosts", "host", link.rec.Value.Name, "guest", e.Guest.ID, "state", e.Guest.State)
 		h.mu.Lock()
-		h.guests[e.Guest.ID] = guestWord{host: link.rec.Value.Name, guest: *e.Guest}
+		if link.guests == nil {
+			link.guests = map[cluster.GuestID]hostapi.Guest{}
+		}
+		link.guests[e.Guest.ID] = *e.Guest
 		h.mu.Unlock()
 	}
 }
 
-// off asks one host to end one life.
-func (h *hosts) off(ctx context.Context, name cluster.HostName, guest cluster.GuestID, o hostapi.Order) (hostapi.Reply, error) {
+// order gives an order to one host.
+func (h *hosts) order(ctx context.Context, name cluster.HostName, give func(context.Context, Host) (hostapi.Reply, error)) (hostapi.Reply, error) {
 	h.mu.Lock()
 	link := h.links[name]
 	h.mu.Unlock()
@@ -166,7 +215,7 @@ func (h *hosts) off(ctx context.Context, name cluster.HostName, guest cluster.Gu
 	}
 	ctx, cancel := h.n.Clock.WithTimeout(ctx, fenceTimeout)
 	defer cancel()
-	return link.client.Off(ctx, guest, o)
+	return give(ctx, link.client)
 }
 
 // commitCertificate verifies a certificate that came from a host and makes it a

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -123,6 +124,10 @@ func (n *Node) whyClaim(s *cluster.State, now time.Duration) string {
 	if _, doomed := s.Fences[n.Self.ID]; doomed {
 		return ""
 	}
+	moving := n.pulse.current().Moving
+	if moving[n.Self.ID] && len(n.fit(s, s.Leader.Value.Boot)) > 0 {
+		return "" // a guest that is about to stand still is no good leader (P12)
+	}
 	leader := s.Leader.Value
 	boot, known := s.Boots[leader.Boot]
 	switch _, ended := s.Ended[leader.Boot]; {
@@ -136,6 +141,8 @@ func (n *Node) whyClaim(s *cluster.State, now time.Duration) string {
 		return "the leader is leaving"
 	case n.certified(s, boot.Value):
 		return "a host certified the end of the leader"
+	case moving[leader.Boot] && !moving[n.Self.ID]:
+		return "the guest of the leader is moving to another host"
 	case n.pulse.current().Silent[leader.Boot] != "":
 		return n.unanswered(s, now)
 	}
@@ -178,20 +185,30 @@ func (n *Node) rank(s *cluster.State) int {
 	for _, owner := range s.Owners {
 		owners[owner.Value.Boot] = true
 	}
-	silent := n.pulse.current().Silent
 	before := 0
-	for id, boot := range s.Boots {
-		_, ended := s.Ended[id]
-		if ended || id == n.Self.ID || id == s.Leader.Value.Boot || boot.Value.Phase != cluster.PhaseMember || silent[id] != "" {
-			continue
-		}
-		idler := !owners[id] && owners[n.Self.ID]
-		sameLoad := owners[id] == owners[n.Self.ID]
-		if idler || sameLoad && boot.Value.Node < n.Self.Node {
+	for _, boot := range n.fit(s, s.Leader.Value.Boot) {
+		idler := !owners[boot.ID] && owners[n.Self.ID]
+		sameLoad := owners[boot.ID] == owners[n.Self.ID]
+		if idler || sameLoad && boot.Node < n.Self.Node {
 			before++
 		}
 	}
 	return before
+}
+
+// fit returns the other members that this node hears and that do not move: who
+// may lead in its stead.
+func (n *Node) fit(s *cluster.State, except cluster.BootID) []cluster.Boot {
+	verdict := n.pulse.current()
+	var out []cluster.Boot
+	for id, boot := range s.Boots {
+		_, ended := s.Ended[id]
+		_, doomed := s.Fences[id]
+		if !ended && !doomed && !verdict.Moving[id] && verdict.Silent[id] == "" && id != n.Self.ID && id != except && boot.Value.Phase == cluster.PhaseMember {
+			out = append(out, boot.Value)
+		}
+	}
+	return out
 }
 
 // planOnce plans from the newest snapshot and commits the orders. An order
@@ -272,33 +289,33 @@ func (n *Node) steerLoop(ctx context.Context) error {
 // steerTarget picks the healthy member that should lead raft in place of this
 // node: a witness, else one without services; "" when nobody is better. A
 // witness keeps the lead, and so does an idle node where there is no witness.
+// While this node's guest moves, every member whose guest does not is better
+// (P12).
 func (n *Node) steerTarget(s *cluster.State) cluster.NodeName {
-	owns := map[cluster.BootID]bool{}
+	moving := n.pulse.current().Moving[n.Self.ID]
+	load := map[cluster.BootID]int{}
 	for _, owner := range s.Owners {
-		owns[owner.Value.Boot] = true
+		load[owner.Value.Boot]++
 	}
-	if s.Nodes[n.Self.Node].Value.Witness {
+	mine := s.Nodes[n.Self.Node].Value
+	if mine.Witness && !moving {
 		return ""
 	}
-	silent := n.Silent()
-	var witnesses, idle []cluster.NodeName
-	for id, boot := range s.Boots {
-		_, ended := s.Ended[id]
-		_, doomed := s.Fences[id]
-		if ended || doomed || boot.Value.Phase != cluster.PhaseMember || silent[id] != "" || owns[id] || id == n.Self.ID {
-			continue
-		}
-		if s.Nodes[boot.Value.Node].Value.Witness {
-			witnesses = append(witnesses, boot.Value.Node)
-		} else {
-			idle = append(idle, boot.Value.Node)
-		}
+	witness := func(b cluster.Boot) bool { return s.Nodes[b.Node].Value.Witness }
+	better := slices.DeleteFunc(n.fit(s, ""), func(b cluster.Boot) bool {
+		idle := load[n.Self.ID] > 0 && load[b.ID] == 0
+		return b.ID == n.Self.ID || !moving && !witness(b) && !idle
+	})
+	if len(better) == 0 {
+		return ""
 	}
-	switch {
-	case len(witnesses) > 0:
-		return slices.Min(witnesses)
-	case owns[n.Self.ID] && len(idle) > 0:
-		return slices.Min(idle)
+	rank := func(b cluster.Boot) int {
+		if witness(b) {
+			return -1
+		}
+		return load[b.ID]
 	}
-	return ""
+	return slices.MinFunc(better, func(a, b cluster.Boot) int {
+		return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(a.Node, b.Node))
+	}).Node
 }

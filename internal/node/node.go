@@ -49,6 +49,8 @@ type Raft interface {
 type Host interface {
 	// Off ends a life. An answer that did not come is OutcomeUnknown.
 	Off(ctx context.Context, guest cluster.GuestID, o hostapi.Order) (hostapi.Reply, error)
+	// On starts a guest cold. An answer that did not come is OutcomeUnknown.
+	On(ctx context.Context, guest cluster.GuestID, o hostapi.Order) (hostapi.Reply, error)
 	// Stream delivers events until the stream is lost or take fails.
 	Stream(ctx context.Context, since uint64, take func(hostclient.Event) error) error
 	// Ack tells the host that a certificate stands in the store.
@@ -156,6 +158,7 @@ func (n *Node) Run(ctx context.Context) error {
 		run("probe", n.probeLoop)
 		run("lead", n.leadLoop)
 		run("fencer", n.fenceLoop)
+		run("power", n.powerLoop)
 		run("hosts", n.hosts.run)
 		run("appeal", n.appealLoop)
 		run("doom", n.doomLoop)

@@ -94,7 +94,7 @@ func (p *pulse) iterate(now time.Duration) {
 		break
 	}
 	var peers []heartbeat.Peer
-	limits := map[cluster.BootID]detect.Limits{}
+	watched := map[cluster.BootID]detect.Peer{}
 	var rev cluster.Revision
 	var alarms map[cluster.BootID]string
 	mute := false
@@ -106,14 +106,15 @@ func (p *pulse) iterate(now time.Duration) {
 			}
 		}
 		for id, boot := range s.Boots {
-			if p.listensFor(s, id) && boot.Value.Node != p.n.Self.Node {
-				limits[id] = p.limitsFor(boot.Value)
+			if p.listensFor(s, id) && (boot.Value.Node != p.n.Self.Node || id == p.n.Self.ID) {
+				watched[id] = p.peerOf(boot.Value, s.Config.Value.PauseGraceOf(boot.Value.Node))
 			}
 		}
 	})
-	verdict := p.detector.Tick(now, limits)
+	p.detector.Heard(p.n.Self.ID, now) // this node hears itself: of its own boot it learns the notices
+	verdict := p.detector.Tick(now, watched)
 	p.mu.Lock()
-	tick, changed := p.tick, !sameVerdict(verdict, p.verdict)
+	tick, before := p.tick, p.verdict
 	p.verdict, p.alarms = verdict, alarms
 	p.mu.Unlock()
 	if !mute {
@@ -122,8 +123,11 @@ func (p *pulse) iterate(now time.Duration) {
 	if len(alarms) > 0 {
 		signal(p.alarm)
 	}
+	changed := !sameView(verdict, before)
 	if changed {
 		signal(p.changed)
+	}
+	if changed || !maps.Equal(verdict.Moving, before.Moving) {
 		signal(p.heard)
 	}
 }
@@ -142,6 +146,11 @@ func signal(c chan struct{}) {
 	case c <- struct{}{}:
 	default:
 	}
+}
+
+func (p *pulse) peerOf(boot cluster.Boot, grace time.Duration) detect.Peer {
+	word, moving := p.n.hosts.word(boot)
+	return detect.Peer{Limits: p.limitsFor(boot), Word: word, Moving: moving, PauseGrace: grace}
 }
 
 // limitsFor is the shorter pair where a host of the boot can be asked now.
@@ -165,8 +174,9 @@ func (p *pulse) hasQuorum() bool {
 	return ok
 }
 
-func sameVerdict(a, b detect.Verdict) bool {
-	return a.Abstain == b.Abstain && maps.Equal(a.Silent, b.Silent)
+// sameView reports whether two verdicts make the same view record.
+func sameView(a, b detect.Verdict) bool {
+	return a.Abstain == b.Abstain && maps.Equal(a.Silent, b.Silent) && maps.Equal(a.Words, b.Words)
 }
 
 // Silent returns which boots this node does not hear.
@@ -175,6 +185,10 @@ func (n *Node) Silent() map[cluster.BootID]cluster.Silence {
 	defer n.pulse.mu.Unlock()
 	return maps.Clone(n.pulse.verdict.Silent)
 }
+
+// HostSays returns what the host of a boot says of its guest, when that is
+// paused or moving, and since when this node knows it, on its clock.
+func (n *Node) HostSays(boot cluster.BootID) detect.Said { return n.pulse.current().Said[boot] }
 
 func (p *pulse) current() detect.Verdict {
 	p.mu.Lock()
@@ -209,13 +223,13 @@ func (p *pulse) writeViews(ctx context.Context) error {
 			p.n.OnDoubt()
 		}
 		last = verdict
-		if !sameVerdict(verdict, written) || len(verdict.Silent) > 0 {
+		if !sameView(verdict, written) || len(verdict.Silent) > 0 {
 			if p.writeView(ctx, verdict) {
 				written = verdict
 			}
 		}
 		var refresh <-chan time.Time
-		if len(verdict.Silent) > 0 || !sameVerdict(verdict, written) {
+		if len(verdict.Silent) > 0 || !sameView(verdict, written) {
 			refresh = p.n.Clock.After(viewRefresh)
 		}
 		select {
@@ -228,7 +242,7 @@ func (p *pulse) writeViews(ctx context.Context) error {
 }
 
 func (p *pulse) writeView(ctx context.Context, verdict detect.Verdict) bool {
-	view := cluster.View{Node: p.n.Self.Node, Boot: p.n.Self.ID, Silent: verdict.Silent, Abstain: verdict.Abstain}
+	view := cluster.View{Node: p.n.Self.Node, Boot: p.n.Self.ID, Silent: verdict.Silent, Words: verdict.Words, Abstain: verdict.Abstain}
 	ctx, cancel := p.n.Clock.WithTimeout(ctx, commitTimeout)
 	defer cancel()
 	_, err := p.n.Store.Commit(ctx, store.Tx{

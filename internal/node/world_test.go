@@ -14,10 +14,10 @@ import (
 	"testing"
 	"time"
 
-	"ringfence/internal/clock"
 	"ringfence/internal/cluster"
 	"ringfence/internal/heartbeat"
 	"ringfence/internal/hostclient"
+	"ringfence/internal/hypervisor"
 	"ringfence/internal/resource"
 	"ringfence/internal/store/mem"
 	"ringfence/internal/wire/hostapi"
@@ -47,9 +47,11 @@ type guest struct {
 	boot   int
 	life   cluster.LifeID
 	alive  bool
+	moving bool // its host says so
 	node   *Node
 	cancel context.CancelFunc
 	inbox  chan heartbeat.Received
+	clock  *guestClock
 	err    error
 	client *mem.Client
 	agent  *fakeAgent
@@ -103,6 +105,10 @@ func (w *world) put(key string, record any) {
 	}
 }
 
+func (w *world) hostOf(name cluster.NodeName) *fakeHost {
+	return w.hosts[cluster.HostName("h"+string(name[1]))]
+}
+
 func (w *world) now() time.Duration { return time.Since(w.start) }
 
 func (w *world) note(format string, args ...any) {
@@ -117,13 +123,18 @@ func (w *world) boot(name cluster.NodeName) *guest {
 		g = &guest{w: w, name: name}
 		w.guests[name] = g
 	}
+	if g.alive {
+		g.die() // a person and the cluster start it at once
+	}
 	g.boot++
-	host := w.hosts[cluster.HostName("h"+string(name[1]))]
+	host := w.hostOf(name)
 	g.heard = nil
 	g.life = cluster.LifeID(fmt.Sprintf("%s:%d:1", host.name, g.boot))
-	g.alive = true
+	g.alive, g.moving = true, false
+	g.clock = newGuestClock(w.ctx, w.start)
 	host.lives[g.life] = g
 	g.agent = &fakeAgent{g: g}
+	host.tell(g)
 	w.mu.Unlock()
 	w.daemon(g)
 	return g
@@ -156,7 +167,7 @@ func (w *world) daemon(g *guest) {
 		},
 		Autostart: func(services []cluster.ServiceConfig) map[cluster.ServiceName]string { return w.autostart(g, services) },
 		Reset:     func(_ context.Context, why string) error { return w.reset(g, why) },
-		Clock:     clock.New(w.start), Log: slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Clock:     g.clock, Log: slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
 	node := g.node
 	w.mu.Unlock()
@@ -174,11 +185,12 @@ func (w *world) daemon(g *guest) {
 func (w *world) kill(name cluster.NodeName, hostTells bool) {
 	w.mu.Lock()
 	g := w.guests[name]
+	former := guest{name: name, life: g.life} // it may be started anew at once
 	g.die()
 	w.mu.Unlock()
-	host := w.hosts[cluster.HostName("h"+string(name[1]))]
+	host := w.hostOf(name)
 	if hostTells {
-		host.certify(g, cluster.CauseCrashed)
+		host.certify(&former, cluster.CauseCrashed)
 	}
 }
 
@@ -197,7 +209,7 @@ func (w *world) autostart(g *guest, services []cluster.ServiceConfig) map[cluste
 
 // reset is a guest that asks its host to destroy it.
 func (w *world) reset(g *guest, why string) error {
-	host := w.hosts[cluster.HostName("h"+string(g.name[1]))]
+	host := w.hostOf(g.name)
 	w.mu.Lock()
 	g.resets = append(g.resets, why)
 	if host.silent {
@@ -213,7 +225,8 @@ func (w *world) reset(g *guest, why string) error {
 
 // die is the end of a life, with the mutex held.
 func (g *guest) die() {
-	g.alive = false
+	g.alive, g.moving = false, false
+	g.w.hostOf(g.name).tell(g)
 	g.cancel()
 	g.client.SetFault(mem.Cut())
 	for svc, node := range g.w.active {
@@ -225,11 +238,11 @@ func (g *guest) die() {
 }
 
 // hears notes when a beat of a peer arrived, which the next beat to it answers.
-func (g *guest) hears(peer cluster.NodeName) {
+func (g *guest) hears(peer *guest) {
 	if g.heard == nil {
 		g.heard = map[cluster.NodeName]time.Duration{}
 	}
-	g.heard[peer] = g.w.now()
+	g.heard[peer.name] = peer.clock.Now() // when it sent it, by its own clock
 }
 
 // wire is the network for heartbeats as one run of the daemon sees it.
@@ -242,19 +255,19 @@ func (g wire) Send(_ []heartbeat.Peer, p heartbeat.Payload) {
 	w := g.w
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.cut[g.name] || !g.alive {
+	if w.cut[g.name] || !g.alive || g.clock.stands() {
 		return
 	}
 	for _, peer := range w.guests {
-		if peer == g.guest || w.cut[peer.name] || !peer.alive {
+		if peer == g.guest || w.cut[peer.name] || !peer.alive || peer.clock.stands() {
 			continue
 		}
 		select {
 		case peer.inbox <- heartbeat.Received{
-			Node: g.name, Boot: g.node.Self.ID, Tick: p.Tick, Revision: p.Revision, At: w.now(),
+			Node: g.name, Boot: g.node.Self.ID, Tick: p.Tick, Revision: p.Revision, At: peer.clock.Now(),
 			EchoOK: g.heard[peer.name] != 0, EchoSent: g.heard[peer.name],
 		}:
-			peer.hears(g.name)
+			peer.hears(g.guest)
 		default:
 		}
 	}
@@ -374,10 +387,14 @@ type fakeHost struct {
 	key    ed25519.PrivateKey
 	lives  map[cluster.LifeID]*guest
 	certs  []cluster.DeathCertificate
-	feeds  map[*fakeLink]chan cluster.DeathCertificate
+	feeds  map[*fakeLink]chan hostclient.Event
 	silent bool // unreachable
 	deaf   bool // answers no order
 	acked  map[uint64]bool
+	ons    map[string]hostapi.Reply // by decision
+	// refuses is how many orders to start a guest it does not carry out.
+	refuses int
+	started int // guests, by such orders
 }
 
 func newFakeHost(w *world, name cluster.HostName) *fakeHost {
@@ -385,7 +402,7 @@ func newFakeHost(w *world, name cluster.HostName) *fakeHost {
 	copy(seed, name)
 	return &fakeHost{
 		w: w, name: name, key: ed25519.NewKeyFromSeed(seed),
-		lives: map[cluster.LifeID]*guest{}, feeds: map[*fakeLink]chan cluster.DeathCertificate{},
+		lives: map[cluster.LifeID]*guest{}, feeds: map[*fakeLink]chan hostclient.Event{}, ons: map[string]hostapi.Reply{},
 	}
 }
 
@@ -398,10 +415,29 @@ func (h *fakeHost) certify(g *guest, cause cluster.Cause) cluster.DeathCertifica
 	}
 	c.Signature = ed25519.Sign(h.key, c.SigningBytes())
 	h.certs = append(h.certs, c)
-	for _, feed := range h.feeds {
-		feed <- c
-	}
+	h.publish(hostclient.Event{Certificate: &c})
 	return c
+}
+
+// publish sends an event on every stream, with the mutex held.
+func (h *fakeHost) publish(e hostclient.Event) {
+	for _, feed := range h.feeds {
+		feed <- e
+	}
+}
+
+// tell says how a guest is, with the mutex held.
+func (h *fakeHost) tell(g *guest) { h.publish(hostclient.Event{Guest: h.guest(g)}) }
+
+func (h *fakeHost) guest(g *guest) *hostapi.Guest {
+	told := hostapi.Guest{ID: cluster.GuestID("guest-" + g.name), State: string(hypervisor.StateOff)}
+	if g.alive {
+		told.State, told.Life, told.Moving = string(hypervisor.StateRunning), g.life, g.moving
+		if g.clock.stands() {
+			told.State = string(hypervisor.StatePaused)
+		}
+	}
+	return &told
 }
 
 type fakeLink struct {
@@ -426,8 +462,39 @@ func (l *fakeLink) Off(_ context.Context, _ cluster.GuestID, o hostapi.Order) (h
 	return hostapi.Reply{Outcome: cluster.OutcomeDone, Certificate: &cert}, nil
 }
 
+// On is hostd's: a decision is carried out once, a repeated one gets the same answer.
+func (l *fakeLink) On(_ context.Context, id cluster.GuestID, o hostapi.Order) (hostapi.Reply, error) {
+	w := l.h.w
+	w.mu.Lock()
+	g := w.guests[cluster.NodeName(strings.TrimPrefix(string(id), "guest-"))]
+	known, repeated := l.h.ons[o.Decision]
+	switch {
+	case l.h.silent:
+		w.mu.Unlock()
+		return hostapi.Reply{Outcome: cluster.OutcomeUnknown, Detail: "host does not answer"}, errors.New("host does not answer")
+	case repeated:
+		w.mu.Unlock()
+		return known, nil
+	case l.h.refuses > 0:
+		l.h.refuses--
+		w.mu.Unlock()
+		return hostapi.Reply{Outcome: cluster.OutcomeNotDone, Detail: "no memory"}, nil
+	case g.alive:
+		w.mu.Unlock()
+		return hostapi.Reply{Outcome: cluster.OutcomeNotDone, Detail: "guest is running already"}, nil
+	}
+	w.mu.Unlock()
+	w.boot(g.name)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	l.h.started++
+	reply := hostapi.Reply{Outcome: cluster.OutcomeDone, Life: g.life}
+	l.h.ons[o.Decision] = reply
+	return reply, nil
+}
+
 func (l *fakeLink) Stream(ctx context.Context, _ uint64, take func(hostclient.Event) error) error {
-	feed := make(chan cluster.DeathCertificate, 100)
+	feed := make(chan hostclient.Event, 100)
 	l.h.w.mu.Lock()
 	if l.h.silent {
 		l.h.w.mu.Unlock()
@@ -435,6 +502,12 @@ func (l *fakeLink) Stream(ctx context.Context, _ uint64, take func(hostclient.Ev
 	}
 	l.h.feeds[l] = feed
 	old := slices.Clone(l.h.certs)
+	var guests []*hostapi.Guest
+	for _, g := range l.h.w.guests {
+		if l.h.w.hostOf(g.name) == l.h {
+			guests = append(guests, l.h.guest(g))
+		}
+	}
 	l.h.w.mu.Unlock()
 	defer func() {
 		l.h.w.mu.Lock()
@@ -445,12 +518,18 @@ func (l *fakeLink) Stream(ctx context.Context, _ uint64, take func(hostclient.Ev
 	for _, c := range old {
 		_ = take(hostclient.Event{Certificate: &c})
 	}
+	for _, g := range guests {
+		_ = take(hostclient.Event{Guest: g})
+	}
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case c := <-feed:
-			_ = take(hostclient.Event{Certificate: &c})
+		case e := <-feed:
+			if e == (hostclient.Event{}) {
+				return errors.New("the stream breaks")
+			}
+			_ = take(e)
 		}
 	}
 }

@@ -2,7 +2,6 @@ package nodeapi
 
 import (
 	"context"
-	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -14,7 +13,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/net/netutil"
 	"golang.org/x/sys/unix"
 
 	"ringfence/internal/cluster"
@@ -97,28 +95,18 @@ func ListenJoin(address string, port int) (net.Listener, error) {
 	return ln, nil
 }
 
-// Serve admits nodes on ln until ctx ends.
-func (a *Admitter) Serve(ctx context.Context, ln net.Listener, credentials *pki.Credentials) error {
-	bounded := netutil.LimitListener(ln, joinConnLimit)
-	return serve(ctx, tls.NewListener(bounded, credentials.JoinServerTLS()), a.Handler(), a.log)
-}
-
-// Handler answers the join protocol.
-func (a *Admitter) Handler() http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("POST "+joinPath, func(w http.ResponseWriter, r *http.Request) {
-		ctx, cancel := context.WithTimeout(r.Context(), admitTimeout)
-		defer cancel()
-		reply, err := a.admit(w, r.WithContext(ctx))
-		if err != nil {
-			e := asError(err)
-			a.log.Warn("join refused", "remote", r.RemoteAddr, "code", e.Code, "err", e.Message)
-			writeJSON(w, e.status(), e)
-			return
-		}
-		writeJSON(w, http.StatusOK, reply)
-	})
-	return mux
+// serveJoin answers the join protocol.
+func (a *Admitter) serveJoin(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), admitTimeout)
+	defer cancel()
+	reply, err := a.admit(w, r.WithContext(ctx))
+	if err != nil {
+		e := asError(err)
+		a.log.Warn("join refused", "remote", r.RemoteAddr, "code", e.Code, "err", e.Message)
+		writeJSON(w, e.status(), e)
+		return
+	}
+	writeJSON(w, http.StatusOK, reply)
 }
 
 func (a *Admitter) admit(w http.ResponseWriter, r *http.Request) (JoinReply, error) {

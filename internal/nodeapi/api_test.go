@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"ringfence/internal/cluster"
+	"ringfence/internal/detect"
 	"ringfence/internal/hostd/server"
 	"ringfence/internal/store/mem"
 	"ringfence/internal/wire/hostapi"
@@ -42,6 +43,26 @@ func TestStatusShowsWhereThingsAre(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{"certificate ends soon"}, status.Warnings); diff != "" {
 		t.Error(diff)
+	}
+}
+
+func TestAPausedGuestIsExplained(t *testing.T) {
+	b := newBench(t)
+	b.set(func() {
+		b.clock = time.Hour
+		b.said = map[cluster.BootID]detect.Said{"boot-n1": {Paused: true, Since: time.Hour - 2*time.Second}}
+	})
+	status, err := b.api.Status(t.Context())
+	must(t, err)
+	n1, _ := status.Member("n1")
+	const why = "paused by its host for 2s, fenced at 3s (pause_grace)"
+	if diff := cmp.Diff([]string{why}, n1.Why); diff != "" {
+		t.Error(diff)
+	}
+	web, err := b.api.Explain(t.Context(), "web")
+	must(t, err)
+	if last := web.Why[len(web.Why)-1]; last != "n1 is "+why {
+		t.Errorf("explain ends with %q", last)
 	}
 }
 

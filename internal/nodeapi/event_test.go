@@ -168,6 +168,8 @@ func TestEveryKindOfRecordGivesAnEvent(t *testing.T) {
 		cluster.Put(cluster.KeyAppeal("x"), cluster.Appeal{}),
 		cluster.Put(cluster.KeyFence("x"), cluster.Fence{}),
 		cluster.Put(cluster.KeyFenceReport("x"), cluster.FenceReport{}),
+		cluster.Put(cluster.KeyPowerOn("x"), cluster.PowerOn{}),
+		cluster.Put(cluster.KeyPowerOnReport("x"), cluster.PowerOnReport{}),
 		cluster.Put(cluster.KeyOwner("x"), cluster.Owner{Boot: "b"}),
 		cluster.Put(cluster.KeyTicket("x"), cluster.Ticket{}),
 		cluster.Put(cluster.KeyReport("x"), cluster.Report{State: cluster.ReportRunning}),

@@ -51,6 +51,10 @@ func derive(before, after *cluster.State, c mirror.Change) []Event {
 		return fenceEvents(pairOf(before.Fences, after.Fences, boot))
 	case "fence-report":
 		return fenceReportEvents(after, pairOf(before.FenceRp, after.FenceRp, boot))
+	case "power-on":
+		return powerOnEvents(pairOf(before.PowerOn, after.PowerOn, boot))
+	case "power-on-report":
+		return powerOnReportEvents(after, pairOf(before.PowerRp, after.PowerRp, boot))
 	case "owner":
 		return ownerEvents(pairOf(before.Owners, after.Owners, service))
 	case "ticket":
@@ -234,6 +238,23 @@ func fenceReportEvents(after *cluster.State, p pair[cluster.FenceReport]) []Even
 	r := p.is.Value
 	node := nodeOf(after, r.Boot)
 	return one("fence report", node, r.Executor, "fencing %s, attempt %d by %s: %s (%s)", node, r.Attempt, r.Executor, r.Outcome, r.Detail)
+}
+
+func powerOnEvents(p pair[cluster.PowerOn]) []Event {
+	if p.gone() {
+		return nil
+	}
+	on := p.is.Value
+	return one("power on", on.Node, on.Node, "%s was fenced and shall be started anew on host %s, attempt %d by %s", on.Node, on.Host, on.Attempt, on.Executor)
+}
+
+func powerOnReportEvents(after *cluster.State, p pair[cluster.PowerOnReport]) []Event {
+	if p.gone() {
+		return nil
+	}
+	r := p.is.Value
+	node := nodeOf(after, r.Boot)
+	return one("power on report", node, r.Executor, "starting %s anew, attempt %d by %s: %s (%s)", node, r.Attempt, r.Executor, r.Outcome, r.Detail)
 }
 
 func ownerEvents(p pair[cluster.Owner]) []Event {

@@ -24,6 +24,9 @@ func (s *Server) getExplain(_ http.ResponseWriter, r *http.Request) (any, error)
 	out := Explanation{ServiceStatus: serviceStatus(result.Services[at]), Hosts: []cluster.HostName{}, Nodes: []Candidate{}}
 	if owner := state.Owners[name].Value; owner.Boot != "" {
 		out.Boot, out.Hosts = owner.Boot, list(state.Boots[owner.Boot].Value.Places)
+		for _, why := range s.whyStretched(&state, owner.Boot) {
+			out.Why = append(out.Why, fmt.Sprintf("%s is %s", owner.Node, why))
+		}
 	}
 	out.Wish = wishText(state.Wishes[name].Value)
 	if def, ok := state.Config.Value.Service(name); ok {

@@ -18,6 +18,7 @@ import (
 	"ringfence/internal/clock"
 	"ringfence/internal/cluster"
 	"ringfence/internal/config"
+	"ringfence/internal/detect"
 	"ringfence/internal/mirror"
 	"ringfence/internal/pki"
 	"ringfence/internal/store"
@@ -41,6 +42,7 @@ type bench struct {
 	mu     sync.Mutex // guards what follows
 	quorum bool
 	guest  *hostapi.Guest
+	said   map[cluster.BootID]detect.Said
 	left   bool
 	clock  time.Duration
 }
@@ -67,6 +69,7 @@ func newBench(t *testing.T) *bench {
 			}
 			return *b.guest, true
 		},
+		HostSays: func(boot cluster.BootID) detect.Said { b.mu.Lock(); defer b.mu.Unlock(); return b.said[boot] },
 		CheckResource: config.Check(func(r cluster.Resource) error {
 			if r.Agent == "exec" && r.Params["command"] == "" {
 				return errors.New("exec needs params.command")

@@ -107,7 +107,11 @@ func openDoor(t *testing.T) *door {
 	ln, err := ListenJoin("127.0.0.1", freePort(t))
 	must(t, err)
 	d.address = ln.Addr().String()
-	d.run(func(ctx context.Context) { must(t, d.admitter.Serve(ctx, ln, d.data.Credentials)) })
+	memory, err := OpenVoterMemory(d.data.Dir.VoterMemory(), d.id, slog.New(slog.DiscardHandler))
+	must(t, err)
+	front := NewDoor(d.data.Credentials, memory, slog.New(slog.DiscardHandler))
+	front.LetIn(d.admitter)
+	d.run(func(ctx context.Context) { must(t, front.Serve(ctx, ln)) })
 	return d
 }
 

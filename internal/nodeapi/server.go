@@ -17,6 +17,7 @@ import (
 
 	"ringfence/internal/cluster"
 	"ringfence/internal/config"
+	"ringfence/internal/detect"
 	"ringfence/internal/mirror"
 	"ringfence/internal/pki"
 	"ringfence/internal/store"
@@ -59,6 +60,8 @@ type Deps struct {
 	HostReachable func(cluster.HostName) bool
 	// GuestSeen returns the last word of a host whose stream is up on a guest.
 	GuestSeen func(cluster.GuestID) (hostapi.Guest, bool)
+	// HostSays tells of a paused or moving guest by its boot; else its zero value.
+	HostSays func(cluster.BootID) detect.Said
 	// CheckResource knows the parameters of all agents.
 	CheckResource config.Check
 	// NewToken draws a join token.
@@ -107,6 +110,7 @@ func (s *Server) Handler() http.Handler {
 		mux.HandleFunc(pattern, s.answer(f))
 	}
 	mux.HandleFunc("GET /v1/events", s.streamEvents)
+	mux.HandleFunc("GET /v1/backup", s.getBackup)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		e := refusal(CodeNotFound, "%s %s is not part of the API of this version", r.Method, r.URL.Path)
 		writeJSON(w, e.status(), e)

@@ -6,8 +6,10 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"time"
 
 	"ringfence/internal/cluster"
+	"ringfence/internal/detect"
 	"ringfence/internal/pki"
 	"ringfence/internal/plan"
 )
@@ -33,6 +35,9 @@ func (s *Server) status(state *cluster.State) Status {
 		Services: []ServiceStatus{}, Hosts: s.hosts(state),
 	}
 	out.Nodes = nodeStatuses(state, result, s.Votes)
+	for i, n := range out.Nodes {
+		out.Nodes[i].Why = append(s.whyStretched(state, n.Boot), n.Why...)
+	}
 	for _, one := range result.Services {
 		out.Services = append(out.Services, serviceStatus(one))
 	}
@@ -70,6 +75,23 @@ func ownedBy(state *cluster.State, node cluster.NodeName) []cluster.ServiceName 
 		}
 	}
 	return out
+}
+
+// whyStretched says why the silence of a boot counts for less, if it does.
+func (s *Server) whyStretched(state *cluster.State, id cluster.BootID) []string {
+	boot, known := state.Boots[id]
+	if _, ended := state.Ended[id]; !known || ended {
+		return []string{}
+	}
+	said := s.HostSays(id)
+	lasts := (s.Now() - said.Since).Round(100 * time.Millisecond)
+	switch {
+	case said.Moving:
+		return []string{fmt.Sprintf("moving to another host for %v; its silence counts from %v on, or %v after the end of the move", lasts, detect.MovingCap, detect.MovingMargin)}
+	case said.Paused:
+		return []string{fmt.Sprintf("paused by its host for %v, fenced at %v (pause_grace)", lasts, state.Config.Value.PauseGraceOf(boot.Value.Node))}
+	}
+	return []string{}
 }
 
 func serviceStatus(one plan.ServiceStatus) ServiceStatus {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"ringfence/internal/cluster"
@@ -23,7 +24,11 @@ import (
 //	node.crt       this node's certificate
 //	node.key       its key, 0600
 //	beat.key       the members' shared key of heartbeats, hex, 0600
-//	store/         the store's own
+//	voter-count    how often this voter has started, and that it runs
+//	voter-peers    where the other voters are asked about that, JSON
+//	voter-memory   what this voter remembers of theirs, JSON
+//	node.lock      locked by the one process that uses the directory
+//	store/         the store's own; store-N in the incarnation N > 1
 type Dir string
 
 func (d Dir) path(name string) string { return filepath.Join(string(d), name) }
@@ -46,8 +51,41 @@ func (d Dir) NodeKey() string { return d.path("node.key") }
 // BeatKey returns the path of the key of heartbeats.
 func (d Dir) BeatKey() string { return d.path("beat.key") }
 
-// Store returns the path of the store's directory.
-func (d Dir) Store() string { return d.path("store") }
+// Store returns the path of the store's directory in an incarnation of the
+// cluster. Each has its own, so that replacing the identity file is what ends
+// the one and begins the other.
+func (d Dir) Store(i cluster.Incarnation) string {
+	if i <= 1 {
+		return d.path("store")
+	}
+	return d.path(fmt.Sprintf("store-%d", i))
+}
+
+// Lock keeps every other process off the directory until the file it returns is
+// closed.
+func (d Dir) Lock() (io.Closer, error) {
+	f, err := os.OpenFile(d.path("node.lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock the data directory: %w", err)
+	}
+	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		err = fmt.Errorf("a node runs with the data directory %s, or somebody recovers it: stop that first", string(d))
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// VoterCount returns the path of the count of this voter's starts.
+func (d Dir) VoterCount() string { return d.path("voter-count") }
+
+// VoterPeers returns the path of the list of the other voters.
+func (d Dir) VoterPeers() string { return d.path("voter-peers") }
+
+// VoterMemory returns the path of what this voter remembers of others.
+func (d Dir) VoterMemory() string { return d.path("voter-memory") }
 
 // Decisions is the directory of the planner's saved inputs.
 func (d Dir) Decisions() string { return d.path("decisions") }
@@ -106,7 +144,7 @@ func (d Dir) create(c Contents) error {
 	if err := c.Identity.check(); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(d.Store(), 0o700); err != nil {
+	if err := os.MkdirAll(d.Store(c.Identity.Incarnation), 0o700); err != nil {
 		return err
 	}
 	if err := os.Chmod(string(d), 0o700); err != nil { // it may have been there

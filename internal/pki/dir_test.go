@@ -82,7 +82,7 @@ func TestDirWithoutAuthorityKey(t *testing.T) {
 
 func TestSecretsAreClosedToOthers(t *testing.T) {
 	d, _ := testDir(t)
-	want := map[string]fs.FileMode{string(d): 0o700, d.CAKey(): 0o600, d.NodeKey(): 0o600, d.BeatKey(): 0o600, d.Store(): 0o700}
+	want := map[string]fs.FileMode{string(d): 0o700, d.CAKey(): 0o600, d.NodeKey(): 0o600, d.BeatKey(): 0o600, d.Store(1): 0o700}
 	for path, mode := range want {
 		info, err := os.Stat(path)
 		if err != nil {

@@ -1,8 +1,10 @@
 package pki
 
 import (
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"fmt"
 
@@ -13,20 +15,30 @@ import (
 func (c *Credentials) ServerTLS() *tls.Config {
 	config := c.JoinServerTLS()
 	config.ClientAuth = tls.RequireAndVerifyClientCert
-	config.ClientCAs = c.pool()
 	return config
 }
 
-// JoinServerTLS returns the settings of the join listener. Its clients have no
-// certificate yet; the token in the request is what admits them.
+// JoinServerTLS returns the settings of the join listener. Nodes that join have
+// no certificate yet; the token in the request is what admits them. Members show
+// theirs, and PeerNode tells who they are.
 func (c *Credentials) JoinServerTLS() *tls.Config {
-	return &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{c.certificate()}}
+	return &tls.Config{
+		MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{c.certificate()},
+		ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: c.pool(),
+	}
 }
 
 // ClientTLS returns the settings of a client that talks to members. The server
 // must bear the dialled address or, when ServerName is set to it, the node name.
 func (c *Credentials) ClientTLS() *tls.Config {
 	return &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{c.certificate()}, RootCAs: c.pool()}
+}
+
+// Identity is the fingerprint of the node's public key: another one for each
+// join, whatever certificates are issued for it.
+func (c *Credentials) Identity() string {
+	sum := sha256.Sum256(c.Node.RawSubjectPublicKeyInfo)
+	return hex.EncodeToString(sum[:])
 }
 
 func (c *Credentials) pool() *x509.CertPool {

@@ -206,7 +206,7 @@ func (p *planner) whyBoot(b *standing) []string {
 	var why []string
 	if b.ended {
 		ended := p.s.Ended[b.id()].Value
-		why = append(why, fmt.Sprintf("%s: %s", ended.Evidence, ended.Detail))
+		why = append(append(why, fmt.Sprintf("%s: %s", ended.Evidence, ended.Detail)), p.whyOff(b)...)
 		if b.answers {
 			why = append(why, p.whyAnswers(b))
 		}
@@ -215,6 +215,14 @@ func (p *planner) whyBoot(b *standing) []string {
 	if len(b.suspectBy) > 0 {
 		why = append(why, fmt.Sprintf("not heard by %s (%d of %d observers, %d of them say lost)",
 			joinNames(b.suspectBy), len(b.suspectBy), b.observers, len(b.lostBy)))
+	}
+	for _, word := range []cluster.HostWord{cluster.WordRunning, cluster.WordPaused, cluster.WordOff} {
+		heard := slices.DeleteFunc(slices.Clone(b.suspectBy), func(accuser cluster.NodeName) bool {
+			return p.s.Views[accuser].Value.Words[b.id()] != word
+		})
+		if len(heard) > 0 {
+			why = append(why, fmt.Sprintf("its host says to %s that the guest is %s", joinNames(heard), word))
+		}
 	}
 	if len(b.appealed) > 0 {
 		why = append(why, "answers through the store, so it is not silent: check the heartbeat network")

@@ -88,6 +88,12 @@ func (p *planner) believes(b *standing) bool {
 	return true
 }
 
+// onceMore reports whether a boot is fenced on though its last attempt was done:
+// it answers, and that attempt was before, or by a host, and there is another level.
+func (p *planner) onceMore(b *standing, fence cluster.Rec[cluster.Fence]) bool {
+	return b.answers && (fence.Rev <= p.s.Contras[b.id()].Value.Seen || fence.Value.Level+1 < len(p.fenceLevels(b.node())))
+}
+
 // fenceContradicted decides to fence what answers after its tombstone.
 func (p *planner) fenceContradicted() {
 	for i := range p.boots {

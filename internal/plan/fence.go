@@ -94,17 +94,45 @@ func sameMachine(newer, former cluster.Boot) bool {
 	return newer.Machine != "" && newer.Machine == former.Machine
 }
 
-// fenceLost decides to fence what the observers agree is lost, unless the brake
-// holds. A silent witness is left alone: it owns nothing that could be recovered.
+// fenceLost decides to fence what the observers agree is lost. While the brake
+// holds, only what its host shows standing still. A silent witness is left
+// alone: it owns nothing that could be recovered.
 func (p *planner) fenceLost() {
 	p.brake()
 	for i := range p.boots {
 		b := &p.boots[i]
-		if b.ended || b.doomed || !b.silent() || p.braked != "" || p.witness(b.node()) {
+		if b.ended || b.doomed || !b.silent() || p.witness(b.node()) {
 			continue
 		}
-		p.decideFence(b, cluster.FenceSilent, fmt.Sprintf("lost by %s, %d of %d observers", joinNames(b.lostBy), len(b.lostBy), b.observers))
+		detail := fmt.Sprintf("lost by %s, %d of %d observers", joinNames(b.lostBy), len(b.lostBy), b.observers)
+		var guards []cluster.Guard
+		if p.braked != "" {
+			word, views := p.stillness(b)
+			if word == cluster.WordUnknown {
+				continue
+			}
+			detail += fmt.Sprintf("; its host says %s", word)
+			guards = views
+		}
+		p.decideFence(b, cluster.FenceSilent, detail, guards...)
 	}
+}
+
+// stillness returns the word of a host that the guest of a silent boot does not
+// run, with guards on what was said (rule P18). A host that shows it running to
+// any of the accusers outweighs that: then the network between them is broken.
+func (p *planner) stillness(b *standing) (word cluster.HostWord, said []cluster.Guard) {
+	for _, accuser := range b.suspectBy {
+		view := p.s.Views[accuser]
+		said = append(said, guardOf(cluster.KeyView(accuser), view.Rev))
+		switch one := view.Value.Words[b.id()]; one {
+		case cluster.WordRunning:
+			return cluster.WordUnknown, nil
+		case cluster.WordPaused, cluster.WordOff:
+			word = one
+		}
+	}
+	return word, said
 }
 
 // brake looks whether half or more of the members are silent at once. That is a
@@ -126,7 +154,7 @@ func (p *planner) brake() {
 		}
 	}
 	if silent > 1 && 2*silent >= members {
-		p.braked = fmt.Sprintf("%d of %d members are silent at once: nobody is fenced for silence now; restore the network, or say who is dead with `ringfence node confirm-dead`", silent, members)
+		p.braked = fmt.Sprintf("%d of %d members are silent at once: nobody is fenced for silence now but whom its host shows paused or off; restore the network, or say who is dead with `ringfence node confirm-dead`", silent, members)
 	}
 }
 
@@ -139,18 +167,19 @@ func (p *planner) disarmed() string {
 }
 
 // decideFence creates the one fence record of a boot, with its first attempt.
-func (p *planner) decideFence(b *standing, reason cluster.FenceReason, detail string) {
+// The caller's guards are of what it was derived from besides.
+func (p *planner) decideFence(b *standing, reason cluster.FenceReason, detail string, guards ...cluster.Guard) {
 	executor := p.executor(b, "")
 	if executor == "" || p.disarmed() != "" {
 		return
 	}
 	b.doomed = true // for the rest of this plan
 	p.order(OrderFence, string(b.id()), fmt.Sprintf("fence boot %s of %s, %s: %s; attempt 1 by %s", b.id(), b.node(), reason, detail, executor),
-		[]cluster.Guard{
+		append(guards,
 			absent(cluster.KeyFence(b.id())), guardOf(cluster.KeyEnded(b.id()), b.endedRev), absent(cluster.KeyDisarm),
 			guardOf(cluster.KeyBoot(b.id()), b.Rev),
 			guardOf(cluster.KeyAppeal(b.id()), p.s.Appeals[b.id()].Rev), // an answer that came meanwhile counts (I6)
-		},
+		),
 		cluster.Put(cluster.KeyFence(b.id()), cluster.Fence{
 			Boot: b.id(), Node: b.node(), Reason: reason, Detail: detail,
 			Epoch: p.s.Leader.Value.Epoch, Attempt: 1, Executor: executor,
@@ -167,7 +196,18 @@ func (p *planner) retryFences() {
 		if b == nil || b.ended && !b.answers {
 			continue
 		}
-		due, why := p.attemptDue(b, fence)
+		report := p.s.FenceRp[boot]
+		if report.Value.Outcome == cluster.OutcomeDone && report.Value.Attempt == fence.Value.Attempt && !p.onceMore(b, fence) {
+			p.wakeAt(p.Now + RetryMost)
+			continue // endBoots of this plan takes it up
+		}
+		due, why := p.attemptDue(attempt{
+			number: fence.Value.Attempt, executor: fence.Value.Executor, since: fence.Since,
+			report: report.Value, reported: report.Since, delay: backOff(fence.Value.Attempt, RetryFirst, RetryMost),
+		})
+		if b.answers && fence.Rev <= p.s.Contras[boot].Value.Seen {
+			due, why = p.Now, "it answers after its tombstone"
+		}
 		if due > p.Now {
 			p.wakeAt(due)
 			continue
@@ -176,35 +216,34 @@ func (p *planner) retryFences() {
 	}
 }
 
-// attemptDue says when the next attempt may go out, and what became of the last.
-func (p *planner) attemptDue(b *standing, fence cluster.Rec[cluster.Fence]) (time.Duration, string) {
-	if b.answers && fence.Rev <= p.s.Contras[b.id()].Value.Seen {
-		return p.Now, "it answers after its tombstone"
-	}
-	if report, ok := p.s.FenceRp[fence.Value.Boot]; ok && report.Value.Attempt == fence.Value.Attempt {
-		if report.Value.Outcome == cluster.OutcomeDone && b.answers && fence.Value.Level+1 < len(p.fenceLevels(b.node())) {
-			return report.Since + retryDelay(fence.Value.Attempt), "done, by the word of a host that is not trusted"
-		}
-		if report.Value.Outcome == cluster.OutcomeDone {
-			return p.Now + RetryMost, "" // endBoots of this plan takes it up
-		}
-		return report.Since + retryDelay(fence.Value.Attempt),
-			fmt.Sprintf("attempt %d by %s: %s, %s", fence.Value.Attempt, fence.Value.Executor, report.Value.Outcome, report.Value.Detail)
-	}
-	if b := p.bootOf(fence.Value.Executor); b == nil || b.ended || b.doomed || b.suspect() {
-		return p.Now, fmt.Sprintf("attempt %d: executor %s is gone", fence.Value.Attempt, fence.Value.Executor)
-	}
-	return fence.Since + AttemptTimeout,
-		fmt.Sprintf("attempt %d: no report by %s for %v", fence.Value.Attempt, fence.Value.Executor, AttemptTimeout)
+// attempt is one attempt of a decision and what became of it.
+type attempt struct {
+	number   int
+	executor cluster.NodeName
+	since    time.Duration
+	report   cluster.FenceReport // the last one; it may be of an earlier attempt
+	reported time.Duration
+	delay    time.Duration // behind a report that it was not done
 }
 
-// retryDelay doubles from RetryFirst up to RetryMost.
-func retryDelay(attempt int) time.Duration {
-	delay := RetryFirst
-	for i := 1; i < attempt && delay < RetryMost; i++ {
+// attemptDue says when the next attempt may go out, and what became of the last.
+func (p *planner) attemptDue(a attempt) (time.Duration, string) {
+	if a.report.Attempt == a.number {
+		return a.reported + a.delay, fmt.Sprintf("attempt %d by %s: %s, %s", a.number, a.executor, a.report.Outcome, a.report.Detail)
+	}
+	if b := p.bootOf(a.executor); b == nil || b.ended || b.doomed || b.suspect() {
+		return p.Now, fmt.Sprintf("attempt %d: executor %s is gone", a.number, a.executor)
+	}
+	return a.since + AttemptTimeout, fmt.Sprintf("attempt %d: no report by %s for %v", a.number, a.executor, AttemptTimeout)
+}
+
+// backOff doubles from first up to most.
+func backOff(attempt int, first, most time.Duration) time.Duration {
+	delay := first
+	for i := 1; i < attempt && delay < most; i++ {
 		delay *= 2
 	}
-	return min(delay, RetryMost)
+	return min(delay, most)
 }
 
 func (p *planner) retry(b *standing, fence cluster.Rec[cluster.Fence], why string) {

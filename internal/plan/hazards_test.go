@@ -79,7 +79,7 @@ func hostHazards() []hazard {
 		{"C-9", "site power loss", ""},
 		{"C-10", "host daemon restarts and infers", "before the store: TestAfterARestartOfHostd, TestAnEndInAGapOfTheStreamIsUnknown"},
 		{"C-11", "lying host, wrong host", ""},
-		{"C-12", "host notices stretch detection for ever", "no notice stretches anything (P12 postponed)"},
+		{"C-12", "host notices stretch detection for ever", "the observers stretch, a plan sees their views: TestWhatAHostSaysStretchesSilence, TestANoticeThatNeverEndsIsCapped"},
 		{"L-1", "stale place", ""},
 		{"L-2", "directory taken as evidence", "there is no directory mode; when it comes, its type must not convert to evidence"},
 		{"L-3", "legacy fence daemon as a method", "there is no old protocol yet (P13 postponed)"},

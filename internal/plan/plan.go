@@ -31,13 +31,14 @@ type OrderKind string
 
 // The kinds of orders.
 const (
-	OrderEnd     OrderKind = "end"     // a boot has ended: write its tombstone
-	OrderFence   OrderKind = "fence"   // decide to fence a boot, first attempt included
-	OrderRetry   OrderKind = "retry"   // assign the next attempt of a fence decision
-	OrderAssign  OrderKind = "assign"  // give a service to a boot and start it there
-	OrderStop    OrderKind = "stop"    // the owner shall stop a service
-	OrderRelease OrderKind = "release" // nobody owns the service any more
-	OrderTidy    OrderKind = "tidy"    // remove records that no decision needs
+	OrderEnd     OrderKind = "end"      // a boot has ended: write its tombstone
+	OrderFence   OrderKind = "fence"    // decide to fence a boot, first attempt included
+	OrderRetry   OrderKind = "retry"    // assign the next attempt of a fence decision
+	OrderPowerOn OrderKind = "power on" // start a fenced node's guest anew, or try again
+	OrderAssign  OrderKind = "assign"   // give a service to a boot and start it there
+	OrderStop    OrderKind = "stop"     // the owner shall stop a service
+	OrderRelease OrderKind = "release"  // nobody owns the service any more
+	OrderTidy    OrderKind = "tidy"     // remove records that no decision needs
 )
 
 // Order is one decision: a transaction and why. All its guards, among them the
@@ -106,6 +107,7 @@ func Plan(snapshot Snapshot) Result {
 	for _, name := range p.serviceNames() {
 		p.planService(name)
 	}
+	p.powerOn()
 	p.tidy()
 	p.nodeStatus()
 	for _, warning := range []string{p.disarmed(), p.braked} {

@@ -102,6 +102,8 @@ var verbs = map[string]func(w *world, args []string){
 	"answers":   doAnswers,
 	"trust":     doTrust,
 	"sure":      doSure,
+	"started":   doStarted,
+	"policy":    doPolicy,
 	"deaf":      func(w *world, args []string) { w.obey[cluster.NodeName(args[0])] = false },
 	"obey":      func(w *world, args []string) { w.obey[cluster.NodeName(args[0])] = true },
 	"on":        func(w *world, args []string) { w.fail[args[0]+"/"+args[1]] = strings.Join(args[2:], " ") },
@@ -139,9 +141,10 @@ func opts(args []string) map[string]string {
 	return out
 }
 
-// doCluster: cluster n1@h1 n2@h2 n3: members, booted, probed, obedient.
+// doCluster: cluster n1@h1 n2@h2 n3: members, booted, probed, obedient. Most
+// scenarios are over with the recovery: what is fenced stays off; see policy.
 func doCluster(w *world, args []string) {
-	config := cluster.Config{Name: "test"}
+	config := cluster.Config{Name: "test", AfterFence: cluster.AfterFenceStayOff}
 	for _, a := range args {
 		name, _, _ := strings.Cut(a, "@")
 		config.Nodes = append(config.Nodes, cluster.NodeConfig{Name: cluster.NodeName(name)})
@@ -280,12 +283,15 @@ func (w *world) probeAll() {
 	}
 }
 
-// doSilent: silent n1 lost|suspect|heard|abstain by=n2,n3
+// doSilent: silent n1 lost|suspect|heard|abstain by=n2,n3 [word=paused]: what
+// its host says comes with the view.
 func doSilent(w *world, args []string) {
 	accused := w.boot(cluster.NodeName(args[0]))
 	for _, by := range strings.Split(opts(args[2:])["by"], ",") {
 		n := cluster.NodeName(by)
-		view := cluster.View{Node: n, Boot: w.boot(n), Silent: map[cluster.BootID]cluster.Silence{}}
+		view := cluster.View{Node: n, Boot: w.boot(n), Silent: map[cluster.BootID]cluster.Silence{}, Words: map[cluster.BootID]cluster.HostWord{}}
+		maps.Copy(view.Words, w.state.Views[n].Value.Words)
+		view.Words[accused] = cluster.HostWord(opts(args[2:])["word"])
 		for boot, s := range w.state.Views[n].Value.Silent {
 			view.Silent[boot] = s
 		}
@@ -294,7 +300,7 @@ func doSilent(w *world, args []string) {
 		case "heard":
 			delete(view.Silent, accused)
 		case "abstain":
-			view.Silent, view.Abstain = nil, true
+			view.Silent, view.Words, view.Abstain = nil, nil, true
 		}
 		w.put(cluster.KeyView(n), view)
 	}
@@ -374,6 +380,23 @@ func doSure(w *world, args []string) {
 	c := w.state.Contras[w.boot(cluster.NodeName(args[0]))].Value
 	c.Settled = "by op"
 	w.put(cluster.KeyContradiction(c.Boot), c)
+}
+
+// doStarted: started n1 done|not-done|unknown: the report of who should start it.
+func doStarted(w *world, args []string) {
+	b := w.boot(cluster.NodeName(args[0]))
+	on := w.state.PowerOn[b].Value
+	w.put(cluster.KeyPowerOnReport(b), cluster.PowerOnReport{
+		Boot: b, Attempt: on.Attempt, Executor: on.Executor, Outcome: cluster.Outcome(strings.ReplaceAll(args[1], "-", " ")), Detail: "as the scenario says",
+	})
+}
+
+// doPolicy: policy start|stay-off: after_fence of the cluster.
+func doPolicy(w *world, args []string) {
+	config := w.state.Config.Value
+	config.AfterFence = cluster.AfterFence(args[0])
+	w.put(cluster.KeyConfig, config)
+	w.probeAll()
 }
 
 // doReport: report db running|... [boot=ID] [generation=N]: a report out of turn.
@@ -519,6 +542,8 @@ func (w *world) restamp() {
 	restampAll(w.state.Appeals, w.now)
 	restampAll(w.state.Fences, w.now)
 	restampAll(w.state.FenceRp, w.now)
+	restampAll(w.state.PowerOn, w.now)
+	restampAll(w.state.PowerRp, w.now)
 	restampAll(w.state.Failed, w.now)
 }
 

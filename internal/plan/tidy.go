@@ -42,6 +42,7 @@ func (p *planner) forget(b *standing) {
 	writes := []cluster.Write{
 		cluster.Remove(cluster.KeyBoot(b.id())), cluster.Remove(cluster.KeyAppeal(b.id())),
 		cluster.Remove(cluster.KeyFence(b.id())), cluster.Remove(cluster.KeyFenceReport(b.id())),
+		cluster.Remove(cluster.KeyPowerOn(b.id())), cluster.Remove(cluster.KeyPowerOnReport(b.id())),
 	}
 	shared := false // an in-place reboot: a live boot is in the same life
 	for i := range p.boots {

@@ -84,12 +84,20 @@ func (w *world) revOf(key string) cluster.Revision {
 		return s.Certs[name].Rev
 	case "contradiction":
 		return s.Contras[cluster.BootID(name)].Rev
+	case "view":
+		return s.Views[cluster.NodeName(name)].Rev
 	case "appeal":
 		return s.Appeals[cluster.BootID(name)].Rev
 	case "fence":
 		return s.Fences[cluster.BootID(name)].Rev
 	case "fence-report":
 		return s.FenceRp[cluster.BootID(name)].Rev
+	case "power-on":
+		return s.PowerOn[cluster.BootID(name)].Rev
+	case "node":
+		return s.Nodes[cluster.NodeName(name)].Rev
+	case "standby":
+		return s.Standby[cluster.NodeName(name)].Rev
 	case "owner":
 		return s.Owners[cluster.ServiceName(name)].Rev
 	case "report":

@@ -22,13 +22,14 @@ type history struct {
 	state  cluster.State
 	seen   map[cluster.BootID]cluster.Ended
 	fences map[cluster.BootID]int // decisions, by boot (I3)
+	doomed map[cluster.LifeID]bool
 	epoch  cluster.Epoch
 	cancel context.CancelFunc
 	done   chan struct{}
 }
 
 func newHistory(w *World, client *mem.Client) *history {
-	return &history{w: w, client: client, seen: map[cluster.BootID]cluster.Ended{}, fences: map[cluster.BootID]int{}, done: make(chan struct{})}
+	return &history{w: w, client: client, seen: map[cluster.BootID]cluster.Ended{}, fences: map[cluster.BootID]int{}, doomed: map[cluster.LifeID]bool{}, done: make(chan struct{})}
 }
 
 // endedBy returns the evidence that a boot has ended, "" while there is none
@@ -78,6 +79,12 @@ func (h *history) stop() {
 // judge compares two neighbouring states.
 func (h *history) judge(before *cluster.State) {
 	s := &h.state
+	for id, boot := range s.Boots {
+		_, doomed := s.Fences[id]
+		if _, ended := s.Ended[id]; doomed || ended {
+			h.doomed[boot.Value.Life] = true
+		}
+	}
 	if epoch := s.Leader.Value.Epoch; epoch < h.epoch {
 		h.w.violate("epoch", "falls from %d to %d", h.epoch, epoch)
 	} else {
@@ -153,20 +160,15 @@ func (h *history) judgeNeed(fence cluster.Fence) {
 	}
 }
 
-// judgeOff checks P8: hostd ends only lives of which some boot is to be fenced
-// or has ended by the records.
+// judgeOff checks P8: hostd ends only lives of which some boot was to be fenced
+// or had ended by the records.
 func (h *history) judgeOff(g *guest, life cluster.LifeID) {
 	g.mu.Lock()
 	excused := g.reverted
 	g.mu.Unlock()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for id, boot := range h.state.Boots {
-		_, doomed := h.state.Fences[id]
-		_, ended := h.state.Ended[id]
-		excused = excused || boot.Value.Life == life && (doomed || ended)
-	}
-	if !excused {
+	if !excused && !h.doomed[life] {
 		h.w.violate("P8", "%s is switched off in its life %s, and no decision says so", g.name, life)
 	}
 }

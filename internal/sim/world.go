@@ -130,7 +130,7 @@ func (w *World) found() {
 func (w *World) addWitness(*cluster.Config) {
 	g := &guest{w: w, name: witnessName, bare: true, processes: map[cluster.ServiceName]*process{}}
 	w.guests[g.name] = g
-	w.put(cluster.KeyNode(g.node()), cluster.Node{Name: g.node(), Address: "192.0.2.2", BeatPort: 7100})
+	w.put(cluster.KeyNode(g.node()), cluster.Node{Name: g.node(), Address: "192.0.2.2", BeatPort: 7100, Witness: true})
 }
 
 func (w *World) serviceConfig(i int) cluster.ServiceConfig {

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"ringfence/internal/cluster"
+	"ringfence/internal/wire/voter"
 )
 
 // formatVersion is the version of the file, in its first entry.
@@ -103,6 +104,7 @@ type Entry struct {
 	Leadership  *Leadership               `json:"leadership,omitempty"`
 	Claim       *Claim                    `json:"claim,omitempty"`
 	Decision    *Decision                 `json:"decision,omitempty"`
+	Voter       *Voter                    `json:"voter,omitempty"`
 	// LastSeq keeps the counter of certificates over a rewrite.
 	LastSeq uint64 `json:"last_seq,omitempty"`
 }
@@ -111,7 +113,7 @@ func (e Entry) check() error {
 	n := 0
 	for _, set := range []bool{
 		e.Format != 0, e.HostBoot != "", e.Life != nil, e.Certificate != nil,
-		e.Ack != nil, e.Leadership != nil, e.Claim != nil, e.Decision != nil, e.LastSeq != 0,
+		e.Ack != nil, e.Leadership != nil, e.Claim != nil, e.Decision != nil, e.Voter != nil, e.LastSeq != 0,
 	} {
 		if set {
 			n++
@@ -139,6 +141,7 @@ type State struct {
 	Leaderships  map[cluster.ClusterID]Leadership
 	Claims       map[cluster.GuestID]cluster.ClusterID
 	decisions    map[cluster.ClusterID][]Decision // oldest first
+	voters       map[voterKey]voter.Memory
 	bySeq        map[uint64]cluster.LifeID
 	closed       []cluster.LifeID // that ended or left, oldest first
 }
@@ -150,6 +153,7 @@ func newState() State {
 		Leaderships:  map[cluster.ClusterID]Leadership{},
 		Claims:       map[cluster.GuestID]cluster.ClusterID{},
 		decisions:    map[cluster.ClusterID][]Decision{},
+		voters:       map[voterKey]voter.Memory{},
 		bySeq:        map[uint64]cluster.LifeID{},
 	}
 }
@@ -207,6 +211,8 @@ func (s *State) apply(e Entry) {
 		s.Claims[e.Claim.Guest] = e.Claim.Cluster
 	case e.Decision != nil:
 		s.applyDecision(*e.Decision)
+	case e.Voter != nil:
+		s.voters[voterKey{e.Voter.Cluster, e.Voter.Node}] = e.Voter.Memory
 	case e.LastSeq != 0:
 		s.LastSeq = max(s.LastSeq, e.LastSeq)
 	}
@@ -313,5 +319,5 @@ func (s *State) entries() []Entry {
 			out = append(out, Entry{Decision: &d})
 		}
 	}
-	return out
+	return append(out, s.voterEntries()...)
 }

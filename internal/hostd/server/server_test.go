@@ -251,6 +251,28 @@ func TestTheDeathOfAClaimedGuestIsPushed(t *testing.T) {
 	}
 }
 
+// Who comes later learns what it missed: a guest that was paused before.
+func TestAStreamBeginsWithEveryGuestThatTheClusterMaySee(t *testing.T) {
+	r := newRig(t)
+	life := r.claim(g1)
+	r.claim(g2)
+	c := r.client()
+	must(t, outcome(c.Pause(context.Background(), g1, order1(life, "p1"))))
+	events := r.follow(c, 0)
+	r.hello(events)
+	seen := map[cluster.GuestID]string{}
+	for len(seen) < 2 {
+		ev := <-events
+		if ev.Guest == nil {
+			t.Fatalf("before the guests comes %+v", ev)
+		}
+		seen[ev.Guest.ID] = ev.Guest.State
+	}
+	if diff := cmp.Diff(map[cluster.GuestID]string{g1: "paused", g2: "running"}, seen); diff != "" {
+		t.Error(diff)
+	}
+}
+
 // C-8: certificates wait for their cluster, over restarts of hostd and host.
 func TestCertificatesWaitForTheirCluster(t *testing.T) {
 	r := newRig(t)
@@ -394,13 +416,13 @@ func TestAResurrectedLifeIsDestroyed(t *testing.T) {
 	twin.MoveTo(r.driver, g1)
 	var states []string
 	for ev := range events {
-		if ev.Guest != nil {
-			if states = append(states, ev.Guest.State); len(states) == 2 {
+		if ev.Guest != nil && ev.Guest.ID == g1 {
+			if states = append(states, ev.Guest.State); len(states) == 3 {
 				break
 			}
 		}
 	}
-	if diff := cmp.Diff([]string{"running", "off"}, states); diff != "" || r.driver.Life(g1) != "" {
+	if diff := cmp.Diff([]string{"off", "running", "off"}, states); diff != "" || r.driver.Life(g1) != "" {
 		t.Errorf("life %s; %s", r.driver.Life(g1), diff)
 	}
 }

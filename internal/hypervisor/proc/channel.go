@@ -2,10 +2,13 @@ package proc
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"strconv"
 	"sync"
 
@@ -14,15 +17,37 @@ import (
 	"ringfence/internal/cluster"
 )
 
-// Names in a channel directory. The socket is made under another name and
-// moved into place, so that a guest always finds one.
-const (
-	channelSocket    = "channel.sock"
-	channelSocketNew = "channel.new"
-)
+// channelSocket is what the guest finds in its channel directory: a link to the
+// socket of the host where its life is. Each host has a socket of its own there,
+// which is made under another name and moved into place.
+const channelSocket = "channel.sock"
+
+// ownSocket returns the name of this host's socket in a channel directory.
+func (d *Driver) ownSocket() string {
+	sum := sha256.Sum256([]byte(d.config.StateDir))
+	return "channel-" + hex.EncodeToString(sum[:8]) + ".sock"
+}
+
+// pointChannel makes the guest find this host's socket. The guest, which sees
+// the directory as GuestChannelDir, need not know.
+func (d *Driver) pointChannel(guest Guest) error {
+	if err := os.MkdirAll(guest.ChannelDir, 0o700); err != nil {
+		return fmt.Errorf("channel of guest %s: %w", guest.Name, err)
+	}
+	path := filepath.Join(guest.ChannelDir, channelSocket)
+	temp := path + ".new"
+	if err := os.Remove(temp); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("channel of guest %s: %w", guest.Name, err)
+	}
+	if err := os.Symlink(d.ownSocket(), temp); err != nil {
+		return fmt.Errorf("channel of guest %s: %w", guest.Name, err)
+	}
+	return os.Rename(temp, path)
+}
 
 // Channel implements hypervisor.Channeler. Only processes in the pid namespace
-// of the guest's present life get through; others are closed at once.
+// of the guest's present life here get through; others are closed at once, and
+// all when that life leaves.
 func (d *Driver) Channel(ctx context.Context, id cluster.GuestID) (net.Listener, error) {
 	guest, unlock, err := d.change(ctx, id)
 	if err != nil {
@@ -32,11 +57,11 @@ func (d *Driver) Channel(ctx context.Context, id cluster.GuestID) (net.Listener,
 	if err := os.MkdirAll(guest.ChannelDir, 0o700); err != nil {
 		return nil, fmt.Errorf("channel of guest %s: %w", guest.Name, err)
 	}
-	inner, err := listenIn(guest.ChannelDir)
+	inner, err := listenIn(guest.ChannelDir, d.ownSocket())
 	if err != nil {
 		return nil, fmt.Errorf("channel of guest %s: %w", guest.Name, err)
 	}
-	l := &channelListener{UnixListener: inner, driver: d, guest: id}
+	l := &channelListener{UnixListener: inner, driver: d, guest: id, conns: map[*channelConn]struct{}{}}
 	d.mu.Lock()
 	former := d.channels[id]
 	d.channels[id] = l
@@ -47,24 +72,40 @@ func (d *Driver) Channel(ctx context.Context, id cluster.GuestID) (net.Listener,
 	return l, nil
 }
 
+// cutChannel closes the connections of a guest whose life is not here any more.
+func (d *Driver) cutChannel(id cluster.GuestID) {
+	d.mu.Lock()
+	l := d.channels[id]
+	d.mu.Unlock()
+	if l == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for conn := range l.conns {
+		conn.UnixConn.Close()
+	}
+}
+
 // listenIn makes the socket through the directory's descriptor, since the path
 // of a socket is limited to 108 bytes.
-func listenIn(path string) (*net.UnixListener, error) {
+func listenIn(path, name string) (*net.UnixListener, error) {
 	dir, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer dir.Close()
 	through := "/proc/self/fd/" + strconv.Itoa(int(dir.Fd())) + "/"
-	if err := os.Remove(through + channelSocketNew); err != nil && !errors.Is(err, os.ErrNotExist) {
+	temp := through + name + ".new"
+	if err := os.Remove(temp); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: through + channelSocketNew, Net: "unix"})
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: temp, Net: "unix"})
 	if err != nil {
 		return nil, err
 	}
 	l.SetUnlinkOnClose(false) // the next listener's socket may be there by then
-	if err := os.Rename(through+channelSocketNew, through+channelSocket); err != nil {
+	if err := os.Rename(temp, through+name); err != nil {
 		l.Close()
 		return nil, err
 	}
@@ -78,6 +119,22 @@ type channelListener struct {
 	guest  cluster.GuestID
 	once   sync.Once
 	closed error
+	mu     sync.Mutex // guards conns
+	conns  map[*channelConn]struct{}
+}
+
+// channelConn is a connection that its listener can find again.
+type channelConn struct {
+	*net.UnixConn
+	listener *channelListener
+}
+
+// Close implements net.Conn.
+func (c *channelConn) Close() error {
+	c.listener.mu.Lock()
+	delete(c.listener.conns, c)
+	c.listener.mu.Unlock()
+	return c.UnixConn.Close()
 }
 
 // Accept implements net.Listener.
@@ -87,12 +144,16 @@ func (l *channelListener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
+		kept := &channelConn{UnixConn: conn, listener: l}
+		l.mu.Lock()
+		l.conns[kept] = struct{}{} // before the check: a life that leaves after it cuts the connection
+		l.mu.Unlock()
 		if err := l.check(conn); err != nil {
 			l.driver.log.Warn("connection on the channel of a guest refused", "guest", l.guest, "err", err)
-			conn.Close()
+			kept.Close()
 			continue
 		}
-		return conn, nil
+		return kept, nil
 	}
 }
 
@@ -118,12 +179,15 @@ func (l *channelListener) check(conn *net.UnixConn) error {
 	if err != nil {
 		return err
 	}
+	if !rec.here() {
+		return errors.New("the guest is not running")
+	}
 	namespace, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", rec.PID))
 	if err != nil {
 		return fmt.Errorf("find the guest: %w", err)
 	}
 	alive, err := rec.alive()
-	if err != nil || !alive || rec.Ended {
+	if err != nil || !alive {
 		return errors.Join(err, errors.New("the guest is not running"))
 	}
 	if !inNamespace(int(peer.Pid), namespace) {

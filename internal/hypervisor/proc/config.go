@@ -29,14 +29,19 @@ type Config struct {
 	// Bridge is the bridge in the driver's network namespace.
 	Bridge string `json:"bridge"`
 	// Cgroup is a writable directory in a cgroup v2 hierarchy under which each
-	// guest gets a cgroup; "" means none. See OwnCgroup.
+	// life gets a cgroup, and where it stays when it migrates; so it is this
+	// host's alone. "" means none. See OwnCgroup.
 	Cgroup string `json:"cgroup,omitempty"`
 	// Launcher is the command that calls GuestInit.
 	Launcher []string `json:"launcher"`
-	Guests   []Guest  `json:"guests"`
+	// Immobile: no guest of this host ever migrates or is saved, and the driver
+	// refuses both; so a life that was here and does not run any more has ended.
+	Immobile bool    `json:"immobile,omitempty"`
+	Guests   []Guest `json:"guests"`
 }
 
-// Guest describes one guest.
+// Guest describes one guest. One that may migrate is described at every host
+// where it may run, the same everywhere but for its Link.
 type Guest struct {
 	ID   cluster.GuestID `json:"id"`
 	Name string          `json:"name"` // also its host name
@@ -51,7 +56,8 @@ type Guest struct {
 	Link string `json:"link"`
 	// Console is the file to which the output of the guest is appended.
 	Console string `json:"console"`
-	// ChannelDir is the directory that the guest sees as GuestChannelDir.
+	// ChannelDir is the directory that the guest sees as GuestChannelDir. All
+	// hosts of the guest have their sockets in it.
 	ChannelDir string `json:"channel_dir"`
 }
 

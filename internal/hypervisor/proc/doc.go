@@ -23,6 +23,15 @@
 //   - Pause takes the link down before it freezes, so that a frozen guest's
 //     kernel answers nothing; Unpause thaws first.
 //   - Processes of an earlier host boot id are no life of now; On removes them.
+//   - A life that migrates or was saved is owned by one record at most: that of
+//     its source until the hand-over, which is the rename of one file, then that
+//     of its target (see move.go). Where a life is not, nothing can end it, and
+//     handing over tells no end of it but that it migrated.
+//
+// A saved guest is kept as its frozen processes: its image goes with the power
+// of the host. A migration hands the processes over as they are, between two
+// state directories on one machine; the guest's kernel, unlike a virtual
+// machine's, does not stop for the downtime.
 //
 // It is no wall against a hostile guest: guests see the files of their host and
 // run under its kernel. Where there is no cgroup, Pause stops the processes by

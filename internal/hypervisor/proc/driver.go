@@ -4,9 +4,11 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"time"
 
@@ -30,13 +32,15 @@ type Driver struct {
 	group  sync.WaitGroup // all goroutines of the driver
 	teller chan func(*teller)
 
-	mu       sync.Mutex // guards channels
+	mu       sync.Mutex // guards what follows
 	channels map[cluster.GuestID]*channelListener
+	guard    io.Closer
 }
 
 var (
 	_ hypervisor.Driver    = (*Driver)(nil)
 	_ hypervisor.Channeler = (*Driver)(nil)
+	_ hypervisor.Mover     = (*Driver)(nil)
 )
 
 // New returns a driver on the state directory of the Config, which it makes. It
@@ -45,6 +49,11 @@ var (
 func New(ctx context.Context, config Config, log *slog.Logger) (*Driver, error) {
 	if err := config.Validate(); err != nil {
 		return nil, fmt.Errorf("configuration of the proc driver: %w", err)
+	}
+	if config.Cgroup != "" {
+		if err := os.MkdirAll(config.Cgroup, 0o755); err != nil {
+			return nil, fmt.Errorf("start proc driver: make cgroup: %w", err)
+		}
 	}
 	for _, g := range config.Guests {
 		if err := os.MkdirAll(filepath.Join(config.StateDir, guestsDir, string(g.ID)), 0o700); err != nil {
@@ -96,6 +105,9 @@ func (d *Driver) Close() {
 	for _, l := range d.channels {
 		l.Close()
 	}
+	if d.guard != nil {
+		d.guard.Close()
+	}
 	d.mu.Unlock()
 	d.group.Wait()
 }
@@ -131,21 +143,46 @@ func (d *Driver) State(ctx context.Context, id cluster.GuestID) (hypervisor.Gues
 	}
 	guest := hypervisor.Guest{ID: id, Name: config.Name, State: hypervisor.StateOff}
 	rec, err := d.load(id)
-	if err != nil || rec.Ended {
-		return guest, err
+	if err == nil && !rec.Ended {
+		rec, err = d.settleStale(ctx, config, rec)
 	}
-	alive, err := rec.alive()
 	if err != nil {
 		return hypervisor.Guest{}, err
 	}
-	if !alive {
-		return guest, d.settleNow(ctx, config)
-	}
-	guest.State, guest.Life = hypervisor.StateRunning, rec.Life
-	if rec.Paused {
+	switch {
+	case rec.Ended:
+		return guest, nil
+	case rec.Saved:
+		guest.State = hypervisor.StateSaved
+		return guest, nil
+	case rec.Arriving:
+		guest.State = hypervisor.StateArriving
+	case rec.Paused:
 		guest.State = hypervisor.StatePaused
+	default:
+		guest.State = hypervisor.StateRunning
 	}
+	guest.Life = rec.Life
 	return guest, nil
+}
+
+// settleStale settles a record that is not true any more: the life has ended,
+// or its migration to here has.
+func (d *Driver) settleStale(ctx context.Context, guest Guest, rec record) (record, error) {
+	var fresh bool
+	var err error
+	if rec.Arriving {
+		fresh, err = d.stillComing(guest.ID, rec)
+	} else {
+		fresh, err = rec.alive()
+	}
+	if err != nil || fresh {
+		return rec, err
+	}
+	if err := d.settleNow(ctx, guest); err != nil {
+		return rec, err
+	}
+	return d.load(guest.ID)
 }
 
 // BootOf returns the boot of a life. A guest of this driver cannot reboot
@@ -157,7 +194,7 @@ func (d *Driver) BootOf(life cluster.LifeID) cluster.BootID {
 
 // Immobile says that a guest of this driver cannot migrate or be saved: a life
 // that was here and does not run any more has ended. hostd asks for it.
-func (d *Driver) Immobile() bool { return true }
+func (d *Driver) Immobile() bool { return d.config.Immobile }
 
 func (d *Driver) ready(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
@@ -226,9 +263,10 @@ func (d *Driver) attend(guest Guest, rec record) {
 	}
 }
 
-func (d *Driver) cgroupOf(guest Guest) string {
+// cgroupOf returns the cgroup of the guest's life of that number here.
+func (d *Driver) cgroupOf(guest Guest, launch int) string {
 	if d.config.Cgroup == "" {
 		return ""
 	}
-	return filepath.Join(d.config.Cgroup, string(guest.ID))
+	return filepath.Join(d.config.Cgroup, string(guest.ID)+"."+strconv.Itoa(launch))
 }

@@ -29,7 +29,7 @@ func (d *Driver) Exec(ctx context.Context, id cluster.GuestID, cmd *exec.Cmd) er
 	if err != nil {
 		return err
 	}
-	if rec.Ended {
+	if !rec.here() {
 		return fmt.Errorf("guest %s: %w", guest.Name, hypervisor.ErrNotRunning)
 	}
 	if rec.Paused {
@@ -43,8 +43,8 @@ func (d *Driver) Exec(ctx context.Context, id cluster.GuestID, cmd *exec.Cmd) er
 	}
 	cmd.Err = nil
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if dir := d.cgroupOf(guest); dir != "" {
-		cgroup, err := os.Open(dir)
+	if rec.Cgroup != "" {
+		cgroup, err := os.Open(rec.Cgroup)
 		if err != nil {
 			return fmt.Errorf("enter guest %s: %w", guest.Name, err)
 		}

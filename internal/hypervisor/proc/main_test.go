@@ -25,6 +25,7 @@ func TestMain(m *testing.M) {
 		"namespaced":  namespaced,
 		"first":       first,
 		"dial":        dialChannel,
+		"talk":        talkChannel,
 		"driver-life": driverLife,
 	}
 	if len(os.Args) > 1 {
@@ -46,6 +47,11 @@ const (
 // runInside runs every case; the process is in namespaces of its own by then.
 func runInside(t *testing.T) {
 	t.Run("conformance", testConformance)
+	t.Run("mover conformance", testMoverConformance)
+	t.Run("a broken migration leaves one owner", testABrokenMoveLeavesOneOwner)
+	t.Run("the channel follows the guest", testTheChannelFollowsTheGuest)
+	t.Run("a guard that is gone refuses", testAGuardThatIsGoneRefuses)
+	t.Run("immobile guests stay", testImmobileGuestsStay)
 	t.Run("guests outlive the driver and its successor notices their end", testGuestsOutliveTheDriverAndItsSuccessorNoticesTheirEnd)
 	t.Run("two drivers share a state directory", testTwoDriversShareAStateDirectory)
 	t.Run("quiet holds events and nothing else", testQuietHoldsEventsAndNothingElse)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"syscall"
 
 	"ringfence/internal/cluster"
@@ -16,13 +15,17 @@ import (
 // init wrote.
 const endLimitBytes = 64
 
-// Off implements hypervisor.Driver: link first, then the processes (P3).
+// Off implements hypervisor.Driver: link first, then the processes (P3). A
+// migration out of here fails with the processes, of which there is one tree.
 func (d *Driver) Off(ctx context.Context, id cluster.GuestID, life cluster.LifeID) error {
 	guest, unlock, err := d.change(ctx, id)
 	if err != nil {
 		return err
 	}
 	defer unlock()
+	if err := d.refuse(ctx, guest, life); err != nil {
+		return err
+	}
 	rec, err := d.running(ctx, guest, life)
 	if err != nil {
 		return err
@@ -33,16 +36,23 @@ func (d *Driver) Off(ctx context.Context, id cluster.GuestID, life cluster.LifeI
 	return nil
 }
 
-// settle returns the guest's record, having finished the life first if it ended
-// unnoticed. Called with the guest's lock.
+// settle returns the guest's record, having brought to its end what has ended
+// or broken off unnoticed: a life, a migration, a switch-over. Called with the
+// guest's lock.
 func (d *Driver) settle(ctx context.Context, guest Guest) (record, error) {
 	rec, err := d.load(guest.ID)
 	if err != nil || rec.Ended {
 		return rec, err
 	}
+	if rec.Arriving {
+		return d.settleArriving(ctx, guest, rec)
+	}
 	alive, err := rec.alive()
-	if err != nil || alive {
+	if err != nil || alive && !rec.Frozen {
 		return rec, err
+	}
+	if alive {
+		return d.unfreeze(ctx, guest, rec)
 	}
 	if err := d.finish(ctx, guest, rec); err != nil {
 		return rec, fmt.Errorf("remove what is left of guest %s: %w", guest.Name, err)
@@ -56,7 +66,7 @@ func (d *Driver) running(ctx context.Context, guest Guest, life cluster.LifeID) 
 	if err != nil {
 		return record{}, err
 	}
-	if rec.Ended {
+	if !rec.here() {
 		return record{}, fmt.Errorf("guest %s: %w", guest.Name, hypervisor.ErrNotRunning)
 	}
 	if rec.Life != life {
@@ -71,8 +81,8 @@ func (d *Driver) finish(ctx context.Context, guest Guest, rec record) error {
 	if err := d.kill(ctx, guest, rec); err != nil {
 		return err
 	}
-	rec.Ended, rec.Paused = true, false
-	rec.Reason = d.endReason(guest.ID)
+	rec.Ended, rec.Paused, rec.Saved, rec.Leaving, rec.Frozen = true, false, false, false, false
+	rec.Reason = rec.endReason()
 	if err := d.save(guest.ID, rec); err != nil {
 		return err
 	}
@@ -85,15 +95,15 @@ func (d *Driver) kill(ctx context.Context, guest Guest, rec record) error {
 	if err := removeLink(guest.Link); err != nil {
 		return err
 	}
-	if rec.Kernel == d.kernel {
+	if rec.PID != 0 && rec.Kernel == d.kernel {
 		if err := rec.killInit(ctx); err != nil {
 			return err
 		}
 	}
-	if dir := d.cgroupOf(guest); dir != "" {
-		return killCgroup(ctx, dir)
+	if rec.Cgroup == "" {
+		return nil
 	}
-	return nil
+	return killCgroup(ctx, rec.Cgroup)
 }
 
 func (r record) killInit(ctx context.Context) error {
@@ -117,13 +127,17 @@ func (r record) killInit(ctx context.Context) error {
 
 // Kill sends SIGKILL to the guest's init and returns, as when a hypervisor
 // process is killed behind its manager's back: whichever driver runs notices the
-// end. A guest that is not running is no error.
+// end. A saved image goes the same way, and an arrival comes to nothing. A guest
+// that is not here is no error.
 func (d *Driver) Kill(ctx context.Context, id cluster.GuestID) error {
 	guest, err := d.find(ctx, id)
 	if err != nil {
 		return err
 	}
 	rec, err := d.load(id)
+	if err == nil && rec.Arriving && !rec.Ended {
+		rec, err = d.refuseNow(ctx, guest, rec.Life)
+	}
 	if err != nil || rec.Ended {
 		return err
 	}
@@ -153,8 +167,8 @@ func (r record) alive() (bool, error) {
 
 // endReason returns what init wrote before an orderly exit; a guest that did
 // not get to write anything was killed.
-func (d *Driver) endReason(id cluster.GuestID) hypervisor.Reason {
-	f, err := os.Open(filepath.Join(d.guestDir(id), endFile))
+func (r record) endReason() hypervisor.Reason {
+	f, err := os.Open(r.End)
 	if err != nil {
 		return hypervisor.ReasonDestroyed
 	}

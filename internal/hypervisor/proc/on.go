@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -36,10 +37,11 @@ func (d *Driver) On(ctx context.Context, id cluster.GuestID) (cluster.LifeID, er
 		return "", err
 	}
 	defer unlock()
-	if err := d.clear(ctx, guest); err != nil {
+	former, err := d.clear(ctx, guest)
+	if err != nil {
 		return "", err
 	}
-	rec, err := d.launch(ctx, guest)
+	rec, err := d.launch(ctx, guest, former.Launches+1)
 	if err != nil {
 		return "", fmt.Errorf("start guest %s: %w", guest.Name, err)
 	}
@@ -47,34 +49,40 @@ func (d *Driver) On(ctx context.Context, id cluster.GuestID) (cluster.LifeID, er
 }
 
 // clear makes sure that nothing of an earlier life is left, also of one from an
-// earlier host boot. ErrRunning: there is a life now.
-func (d *Driver) clear(ctx context.Context, guest Guest) error {
+// earlier host boot or of a saved one, and returns its record. ErrRunning: there
+// is a life now, or one arrives.
+func (d *Driver) clear(ctx context.Context, guest Guest) (record, error) {
 	rec, err := d.settle(ctx, guest)
 	if err != nil {
-		return err
+		return rec, err
 	}
-	if !rec.Ended {
-		return fmt.Errorf("start guest %s: %w", guest.Name, hypervisor.ErrRunning)
+	if rec.Arriving || rec.here() {
+		return rec, fmt.Errorf("start guest %s: %w", guest.Name, hypervisor.ErrRunning)
 	}
-	if err := d.kill(ctx, guest, rec); err != nil {
-		return fmt.Errorf("remove what is left of guest %s: %w", guest.Name, err)
+	err = d.kill(ctx, guest, rec)
+	if dir := d.cgroupOf(guest, rec.Launches+1); err == nil && dir != "" {
+		err = killCgroup(ctx, dir) // of a start that broke off before its record
 	}
-	return nil
+	if err != nil {
+		return rec, fmt.Errorf("remove what is left of guest %s: %w", guest.Name, err)
+	}
+	return rec, nil
 }
 
 // launch starts a guest from nothing: init waits in its namespaces until the
 // life is on disk and the link is there; if this process dies before, init
 // reads the end of its order and exits.
-func (d *Driver) launch(ctx context.Context, guest Guest) (record, error) {
-	files, err := d.openLaunchFiles(guest)
+func (d *Driver) launch(ctx context.Context, guest Guest, number int) (record, error) {
+	files, err := d.openLaunchFiles(guest, number)
 	defer files.close()
 	if err != nil {
 		return record{}, err
 	}
-	rec, err := d.startInit(guest, files)
+	rec, err := d.startInit(files)
 	if err != nil {
 		return record{}, err
 	}
+	rec.Cgroup, rec.End, rec.Launches = d.cgroupOf(guest, number), files.end.Name(), number
 	if err := d.complete(ctx, guest, rec, files); err != nil {
 		return record{}, errors.Join(err, d.undo(guest, rec))
 	}
@@ -82,7 +90,7 @@ func (d *Driver) launch(ctx context.Context, guest Guest) (record, error) {
 }
 
 // startInit clones the guest's init and gives its life a name.
-func (d *Driver) startInit(guest Guest, files *launchFiles) (record, error) {
+func (d *Driver) startInit(files *launchFiles) (record, error) {
 	cmd := exec.Command(d.config.Launcher[0], d.config.Launcher[1:]...)
 	cmd.Env = []string{}
 	cmd.Stdout, cmd.Stderr = files.console, files.console
@@ -107,7 +115,10 @@ func (d *Driver) startInit(guest Guest, files *launchFiles) (record, error) {
 	}
 	// From here on finish collects it: whoever notices the end, not os/exec.
 	_ = cmd.Process.Release()
-	return record{Life: cluster.NewLifeID(d.hostBoot, pid, start), PID: pid, Start: start, Kernel: d.kernel}, nil
+	return record{
+		Life: cluster.NewLifeID(d.hostBoot, pid, start), Came: hypervisor.ReasonBooted,
+		process: process{PID: pid, Start: start, Kernel: d.kernel},
+	}, nil
 }
 
 func (d *Driver) complete(ctx context.Context, guest Guest, rec record, files *launchFiles) error {
@@ -147,10 +158,10 @@ type launchFiles struct {
 	end, console, cgroup    *os.File
 }
 
-func (d *Driver) openLaunchFiles(guest Guest) (*launchFiles, error) {
+func (d *Driver) openLaunchFiles(guest Guest, number int) (*launchFiles, error) {
 	f := &launchFiles{}
 	var err error
-	if err = os.MkdirAll(guest.ChannelDir, 0o700); err != nil {
+	if err = d.pointChannel(guest); err != nil {
 		return f, err
 	}
 	if f.orderRead, f.orderWrite, err = os.Pipe(); err != nil {
@@ -159,13 +170,13 @@ func (d *Driver) openLaunchFiles(guest Guest) (*launchFiles, error) {
 	if f.statusRead, f.statusWrite, err = os.Pipe(); err != nil {
 		return f, err
 	}
-	if f.end, err = os.Create(filepath.Join(d.guestDir(guest.ID), endFile)); err != nil {
+	if f.end, err = os.Create(filepath.Join(d.guestDir(guest.ID), endFile+strconv.Itoa(number))); err != nil {
 		return f, err
 	}
 	if f.console, err = os.OpenFile(guest.Console, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600); err != nil {
 		return f, err
 	}
-	dir := d.cgroupOf(guest)
+	dir := d.cgroupOf(guest, number)
 	if dir == "" {
 		return f, nil
 	}

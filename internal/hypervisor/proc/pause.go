@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"ringfence/internal/cluster"
+	"ringfence/internal/hypervisor"
 )
 
 // Pause implements hypervisor.Driver: the link goes down before the processes
@@ -44,15 +45,20 @@ func (d *Driver) setPaused(ctx context.Context, id cluster.GuestID, life cluster
 }
 
 func (d *Driver) freeze(ctx context.Context, guest Guest, rec record) error {
-	rec.Paused = true
+	rec.Paused, rec.PausedFor = true, hypervisor.ReasonUser
 	if err := d.save(guest.ID, rec); err != nil {
 		return err
 	}
+	return d.stop(ctx, guest, rec)
+}
+
+// stop takes the link down and stops the processes.
+func (d *Driver) stop(ctx context.Context, guest Guest, rec record) error {
 	if err := setLink(guest.Link, false); err != nil {
 		return err
 	}
-	if dir := d.cgroupOf(guest); dir != "" {
-		return freezeCgroup(ctx, dir, true)
+	if rec.Cgroup != "" {
+		return freezeCgroup(ctx, rec.Cgroup, true)
 	}
 	return stopAll(ctx, rec.PID)
 }
@@ -61,18 +67,23 @@ func (d *Driver) thaw(ctx context.Context, guest Guest, rec record) error {
 	if err := d.resume(ctx, guest, rec); err != nil {
 		return err
 	}
-	if err := setLink(guest.Link, d.plugged(guest.ID)); err != nil {
-		return err
-	}
-	rec.Paused = false
+	rec.Paused, rec.PausedFor = false, ""
 	return d.save(guest.ID, rec)
 }
 
+// resume undoes stop: processes first.
 func (d *Driver) resume(ctx context.Context, guest Guest, rec record) error {
-	if dir := d.cgroupOf(guest); dir != "" {
-		return freezeCgroup(ctx, dir, false)
+	if err := rec.resume(ctx); err != nil {
+		return err
 	}
-	return continueAll(rec.PID)
+	return setLink(guest.Link, d.plugged(guest.ID))
+}
+
+func (r record) resume(ctx context.Context) error {
+	if r.Cgroup != "" {
+		return freezeCgroup(ctx, r.Cgroup, false)
+	}
+	return continueAll(r.PID)
 }
 
 // SetLink takes the host end of the guest's network link down or up, as `virsh
@@ -91,7 +102,7 @@ func (d *Driver) SetLink(ctx context.Context, id cluster.GuestID, up bool) error
 	if err := d.setPlugged(id, up); err != nil {
 		return fmt.Errorf("set link of guest %s up=%v: %w", guest.Name, up, err)
 	}
-	if rec.Ended {
+	if !rec.here() {
 		return nil
 	}
 	return setLink(guest.Link, up && !rec.Paused)

@@ -85,9 +85,9 @@ func removeHost(t *testing.T, config Config) {
 	}
 	defer d.Close()
 	for _, g := range config.Guests {
-		state, err := d.State(ctx, g.ID)
-		if err == nil && state.Life != "" {
-			err = d.Off(ctx, g.ID, state.Life)
+		rec, err := d.load(g.ID)
+		if err == nil {
+			err = d.kill(ctx, g, rec) // saved ones too
 		}
 		if err != nil {
 			t.Error(err)
@@ -119,16 +119,19 @@ func newDriver(t *testing.T, config Config) *Driver {
 func testConformance(t *testing.T) {
 	hypervisortest.Run(t, func(t *testing.T) hypervisortest.Fixture {
 		config := newConfig(t)
-		d := newDriver(t, config)
-		w := world{t: t, d: d}
-		fixture := hypervisortest.Fixture{
-			Driver: d, Kill: w.kill, Shutdown: w.shutdown, Gone: w.gone, Progress: w.progress, Reachable: w.reachable,
-		}
-		for _, g := range config.Guests {
-			fixture.Guests = append(fixture.Guests, hypervisor.Guest{ID: g.ID, Name: g.Name})
-		}
-		return fixture
+		return newFixture(t, newDriver(t, config))
 	})
+}
+
+func newFixture(t *testing.T, d *Driver) hypervisortest.Fixture {
+	w := world{t: t, d: d}
+	fixture := hypervisortest.Fixture{
+		Driver: d, Kill: w.kill, Shutdown: w.shutdown, Gone: w.gone, Progress: w.progress, Reachable: w.reachable,
+	}
+	for _, g := range d.config.Guests {
+		fixture.Guests = append(fixture.Guests, hypervisor.Guest{ID: g.ID, Name: g.Name})
+	}
+	return fixture
 }
 
 // world acts on and looks at guests without their driver.
@@ -183,7 +186,7 @@ func (w world) gone(t *testing.T, id cluster.GuestID) bool {
 	if _, err := netlink.LinkByName(g.Link); err == nil {
 		left += " link"
 	}
-	if _, err := os.Stat(w.d.cgroupOf(g)); w.d.config.Cgroup != "" && err == nil {
+	if cgroups, _ := filepath.Glob(filepath.Join(w.d.config.Cgroup, string(id)+".*")); w.d.config.Cgroup != "" && len(cgroups) > 0 {
 		left += " cgroup"
 	}
 	if left != "" {

@@ -19,14 +19,14 @@ import (
 )
 
 // Files of the state directory. Per guest, under guests/<id>/: life (record),
-// lock (flock), end (what init wrote before it exited), unplugged (see SetLink).
+// lock (flock), end.<n> (what init wrote before it exited), unplugged (see SetLink).
 const (
 	hostBootFile  = "host-boot-id"
 	quietFile     = "quiet"
 	guestsDir     = "guests"
 	lifeFile      = "life"
 	lockFile      = "lock"
-	endFile       = "end"
+	endFile       = "end."
 	unpluggedFile = "unplugged"
 )
 
@@ -34,16 +34,37 @@ const (
 // two looks at a condition that the kernel does not announce.
 const lockPoll = time.Millisecond
 
-// record is what the state directory keeps of a guest's latest life.
+// record is what the state directory keeps of a guest's latest life here. At
+// most one of Ended, Saved and Arriving is set; with none of them, and a life,
+// the life is here.
 type record struct {
-	Life   cluster.LifeID    `json:"life,omitempty"`
-	PID    int               `json:"pid,omitempty"` // of init, in the driver's pid namespace
-	Start  uint64            `json:"start,omitempty"`
-	Kernel string            `json:"kernel,omitempty"` // boot id of the kernel: pid and start hold under it only
-	Paused bool              `json:"paused,omitempty"`
-	Ended  bool              `json:"ended,omitempty"` // verified: see the package comment
-	Reason hypervisor.Reason `json:"reason,omitempty"`
+	Life     cluster.LifeID    `json:"life,omitempty"`
+	HostBoot string            `json:"host_boot,omitempty"` // of this host: the record holds under it only
+	Came     hypervisor.Reason `json:"came,omitempty"`      // how the life came to run here; "" while it never did
+	process
+	Paused    bool              `json:"paused,omitempty"`
+	PausedFor hypervisor.Reason `json:"paused_for,omitempty"`
+	Saved     bool              `json:"saved,omitempty"` // the frozen processes are the image
+	Ended     bool              `json:"ended,omitempty"` // verified: see the package comment
+	Reason    hypervisor.Reason `json:"reason,omitempty"`
+	Saves     int               `json:"saves,omitempty"` // of this life here
+	// Launches counts the cold starts of the guest on this host.
+	Launches int `json:"launches,omitempty"`
+	migration
 }
+
+// process is what a life is made of. It travels with the life.
+type process struct {
+	PID    int    `json:"pid,omitempty"` // of init, in the driver's pid namespace; 0: none is here
+	Start  uint64 `json:"start,omitempty"`
+	Kernel string `json:"kernel,omitempty"` // boot id of the kernel: pid and start hold under it only
+	Cgroup string `json:"cgroup,omitempty"` // "" means none
+	End    string `json:"end,omitempty"`    // the file in which init says why it ends
+}
+
+// here reports whether the life is on this host: running, paused, or frozen for
+// the moment of a switch-over.
+func (r record) here() bool { return r.Life != "" && !r.Ended && !r.Saved && !r.Arriving }
 
 // PowerOnHost gives the host of a state directory a new boot id and returns it:
 // what a machine does when its power comes on. Drivers read the boot id when
@@ -98,13 +119,21 @@ func uuidOf(b [16]byte) string {
 }
 
 func (d *Driver) guestDir(id cluster.GuestID) string {
-	return filepath.Join(d.config.StateDir, guestsDir, string(id))
+	return guestDirAt(d.config.StateDir, id)
+}
+
+func guestDirAt(stateDir string, id cluster.GuestID) string {
+	return filepath.Join(stateDir, guestsDir, string(id))
 }
 
 // load returns the record of a guest's latest life; the zero record when there
 // is none. A life of an earlier host boot is reported as ended.
 func (d *Driver) load(id cluster.GuestID) (record, error) {
-	raw, err := os.ReadFile(filepath.Join(d.guestDir(id), lifeFile))
+	return loadAt(d.config.StateDir, d.hostBoot, id)
+}
+
+func loadAt(stateDir, hostBoot string, id cluster.GuestID) (record, error) {
+	raw, err := os.ReadFile(filepath.Join(guestDirAt(stateDir, id), lifeFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return record{Ended: true}, nil
 	}
@@ -115,26 +144,35 @@ func (d *Driver) load(id cluster.GuestID) (record, error) {
 	if err := json.Unmarshal(raw, &rec); err != nil {
 		return record{}, fmt.Errorf("read life of guest %s: %w", id, err)
 	}
-	if rec.Life.HostBoot() != d.hostBoot {
-		rec.Ended = true
+	if rec.HostBoot != hostBoot {
+		rec.Ended, rec.Saved, rec.Arriving, rec.Leaving = true, false, false, false
 	}
 	return rec, nil
 }
 
 func (d *Driver) save(id cluster.GuestID, rec record) error {
+	rec.HostBoot = d.hostBoot
+	return saveAt(d.config.StateDir, id, rec)
+}
+
+func saveAt(stateDir string, id cluster.GuestID, rec record) error {
 	raw, err := json.Marshal(rec)
 	if err != nil {
 		return fmt.Errorf("write life of guest %s: %w", id, err)
 	}
-	if err := writeFile(filepath.Join(d.guestDir(id), lifeFile), raw); err != nil {
+	if err := writeFile(filepath.Join(guestDirAt(stateDir, id), lifeFile), raw); err != nil {
 		return fmt.Errorf("write life of guest %s: %w", id, err)
 	}
 	return nil
 }
 
-// lock excludes every other call, of any process, that changes the guest.
+// lock excludes every other call, of any process, that changes the guest here.
 func (d *Driver) lock(ctx context.Context, id cluster.GuestID) (unlock func(), err error) {
-	f, err := os.OpenFile(filepath.Join(d.guestDir(id), lockFile), os.O_RDWR|os.O_CREATE, 0o600)
+	return lockAt(ctx, d.config.StateDir, id)
+}
+
+func lockAt(ctx context.Context, stateDir string, id cluster.GuestID) (unlock func(), err error) {
+	f, err := os.OpenFile(filepath.Join(guestDirAt(stateDir, id), lockFile), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock guest %s: %w", id, err)
 	}

@@ -92,28 +92,31 @@ func (t *teller) observe(id cluster.GuestID) error {
 	}
 	before := t.told[id]
 	t.told[id] = now
-	event := func(life cluster.LifeID, kind hypervisor.EventKind, reason hypervisor.Reason) {
-		t.emit(hypervisor.Event{Guest: id, Life: life, Kind: kind, Reason: reason})
+	for _, e := range eventsBetween(before, now) {
+		e.Guest = id
+		t.emit(e)
 	}
-	if now.Life != before.Life {
-		if before.Life != "" && !before.Ended {
-			event(before.Life, hypervisor.EventEnded, hypervisor.ReasonDestroyed)
-		}
-		before = record{}
-		event(now.Life, hypervisor.EventStarted, hypervisor.ReasonBooted)
-		if guest, ok := t.driver.config.guest(id); ok && !now.Ended {
-			t.driver.group.Go(func() { t.driver.attend(guest, now) })
-		}
-	}
-	switch {
-	case now.Ended && !before.Ended && now.Life != "":
-		event(now.Life, hypervisor.EventEnded, now.Reason)
-	case now.Paused && !before.Paused:
-		event(now.Life, hypervisor.EventPaused, hypervisor.ReasonUser)
-	case !now.Paused && before.Paused:
-		event(now.Life, hypervisor.EventUnpaused, hypervisor.ReasonUser)
-	}
+	t.follow(id, before, now)
 	return nil
+}
+
+// follow starts what a change calls for beside its events.
+func (t *teller) follow(id cluster.GuestID, before, now record) {
+	d := t.driver
+	guest, ok := d.config.guest(id)
+	fresh := now.Life != before.Life || before.Ended || before.Arriving
+	if ok && fresh && (now.here() || now.Saved) {
+		d.group.Go(func() { d.attend(guest, now) })
+	}
+	if before.here() && (!now.here() || now.Life != before.Life) {
+		d.cutChannel(id)
+	}
+	if before.Leaving && !now.Leaving && now.Reason != hypervisor.ReasonMigrated {
+		d.group.Go(func() { d.tellPeer(id, before, d.dropAt) })
+	}
+	if before.Arriving && now.Ended {
+		d.group.Go(func() { d.tellPeer(id, before, d.stayAt) })
+	}
 }
 
 func (t *teller) emit(e hypervisor.Event) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -166,6 +167,44 @@ func TestVoterThatLostItsDiskMustNotBootstrapAgain(t *testing.T) {
 		t.Fatal("c votes again under its old id")
 	}
 	t.Logf("refused: %v", err)
+}
+
+// P21: a voter that founded another incarnation at its old address is none of
+// the former cluster any more, and that one goes on or not without it.
+func TestVotersOfAnotherIncarnationNeverMix(t *testing.T) {
+	t.Parallel()
+	p := newPlan(t, "a", "b", "c")
+	voters := p.startAll()
+	p.write(voters["a"], "k", "former")
+	p.close(voters["a"])
+	next := p.configs["a"]
+	next.DataDir, next.Token = filepath.Join(t.TempDir(), "next"), "test-cluster/2"
+	next.InitialCluster = map[string]string{"a": next.InitialCluster["a"]}
+	p.configs["a"] = next
+	founder := p.start("a")
+	p.ready(founder)
+	p.write(founder, "k", "next")
+	p.write(voters["b"], "other", "former")
+	p.want(founder, "k=next")
+	for range 5 { // elections of the former cluster
+		if _, err := voters["b"].Commit(t.Context(), put("k", "former still")); err != nil {
+			t.Error(err)
+		}
+		name := "c"
+		if lead, _, ok := voters["b"].Leader(); ok && lead == "c" {
+			name = "b"
+		}
+		if err := voters["b"].MoveLeader(t.Context(), name); err != nil {
+			t.Error(err)
+		}
+	}
+	p.want(founder, "k=next")
+	if err := voters["b"].MoveLeader(t.Context(), "a"); err == nil {
+		t.Error("the founder leads the former cluster")
+	}
+	if members, err := founder.Members(t.Context()); err != nil || len(members) != 1 {
+		t.Errorf("members of the founder: %v, %v", members, err)
+	}
 }
 
 func TestVotersJoinARunningOneAndOneLeaves(t *testing.T) {

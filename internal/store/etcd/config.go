@@ -93,7 +93,14 @@ type Config struct {
 	// New is true when InitialCluster is a cluster that starts for the first
 	// time, and false when this voter joins by an AddVoter of another.
 	New bool
-	// Token is the cluster id: members of different tokens never mix.
+	// Alone makes this voter the only one of its cluster, from what DataDir
+	// holds: entries that it does not know committed are dropped. It is for
+	// reading a copy of a store whose other voters are lost for good, never for
+	// going on with it, and it must not reach them: it would tell those that
+	// live that they are removed (rule P21).
+	Alone bool
+	// Token is drawn from the cluster's id and incarnation: members of different
+	// tokens never mix.
 	Token string
 	// CertFile, KeyFile and CAFile are PEM files. Every connection, peer or
 	// client, is mutual TLS: both ends must chain to the CA.
@@ -173,7 +180,7 @@ func (c Config) embedded() *embed.Config {
 		client, _ := url.Parse(PeerURL(c.Address, c.ClientPort)) // validated
 		e.ListenClientUrls, e.AdvertiseClientUrls = []url.URL{*client}, []url.URL{*client}
 	}
-	e.InitialCluster, e.InitialClusterToken = initialCluster(c.InitialCluster), c.Token
+	e.InitialCluster, e.InitialClusterToken, e.ForceNewCluster = initialCluster(c.InitialCluster), c.Token, c.Alone
 	e.ClusterState = embed.ClusterStateFlagExisting
 	if c.New {
 		e.ClusterState = embed.ClusterStateFlagNew

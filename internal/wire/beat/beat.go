@@ -8,7 +8,7 @@
 //	 0  +---------------+---------------+---------------+---------------+
 //	    |      'R'      |      'F'      |      'B'      |  version = 1  |
 //	 4  +---------------+---------------+---------------+---------------+
-//	    |      cluster tag: first 8 bytes of SHA-256(cluster id)        |
+//	    |  first 8 bytes of SHA-256("cluster id/incarnation")           |
 //	12  +---------------------------------------------------------------+
 //	    |      session: random number of the sender's daemon run, 8     |
 //	20  +---------------------------------------------------------------+
@@ -77,13 +77,21 @@ var (
 	ErrSize = errors.New("beat: wrong size")
 	// ErrFormat: not a beat of version 1.
 	ErrFormat = errors.New("beat: not a beat of version 1")
-	// ErrCluster: a beat of another cluster that shares the network.
-	ErrCluster = errors.New("beat: of another cluster")
+	// ErrCluster: a beat of another cluster that shares the network, or of
+	// another incarnation of this one.
+	ErrCluster = errors.New("beat: of another cluster or incarnation")
 	// ErrKey: the MAC does not fit; another key, or forged.
 	ErrKey = errors.New("beat: not made with this cluster's beat key")
 	// ErrBody: authentic, but the fields break the format.
 	ErrBody = errors.New("beat: malformed body")
 )
+
+// Domain is whose beats they are: those of another cluster, or of another
+// incarnation of the same one, say nothing here (rule P21).
+type Domain struct {
+	Cluster     cluster.ClusterID
+	Incarnation cluster.Incarnation
+}
 
 // Key is the secret that all members share.
 type Key [KeyBytes]byte
@@ -112,17 +120,17 @@ type Beat struct {
 	Echo uint64
 }
 
-// Append appends the datagram of b for the cluster id to dst. It fails only
+// Append appends the datagram of b for a domain to dst. It fails only
 // when a field of b cannot be expressed: an empty or too long name, a negative
 // revision.
-func Append(dst []byte, key *Key, id cluster.ClusterID, b Beat) ([]byte, error) {
+func Append(dst []byte, key *Key, d Domain, b Beat) ([]byte, error) {
 	if err := b.check(); err != nil {
 		return dst, err
 	}
 	start := len(dst)
 	dst = append(dst, magic...)
 	dst = append(dst, version)
-	dst = append(dst, clusterTag(id)...)
+	dst = append(dst, d.tag()...)
 	for _, n := range []uint64{b.Session, b.Counter, b.Tick, uint64(b.Revision), b.Nonce, b.Echo} {
 		dst = binary.BigEndian.AppendUint64(dst, n)
 	}
@@ -133,22 +141,22 @@ func Append(dst []byte, key *Key, id cluster.ClusterID, b Beat) ([]byte, error) 
 }
 
 // Parse returns the beat in data, which must be exactly one datagram of the
-// cluster id. The result shares no memory with data.
-func Parse(data []byte, key *Key, id cluster.ClusterID) (Beat, error) {
-	if err := authenticate(data, key, id); err != nil {
+// domain. The result shares no memory with data.
+func Parse(data []byte, key *Key, d Domain) (Beat, error) {
+	if err := authenticate(data, key, d); err != nil {
 		return Beat{}, err
 	}
 	return parseBody(data[:len(data)-macBytes])
 }
 
-func authenticate(data []byte, key *Key, id cluster.ClusterID) error {
+func authenticate(data []byte, key *Key, d Domain) error {
 	if len(data) < minimumBytes || len(data) > LimitBytes {
 		return fmt.Errorf("%w: %d bytes, want %d to %d", ErrSize, len(data), minimumBytes, LimitBytes)
 	}
 	if string(data[:3]) != magic || data[3] != version {
 		return ErrFormat
 	}
-	if string(data[4:4+tagBytes]) != string(clusterTag(id)) {
+	if string(data[4:4+tagBytes]) != string(d.tag()) {
 		return ErrCluster
 	}
 	body := len(data) - macBytes
@@ -220,8 +228,8 @@ func (b Beat) flags() byte {
 	return 0
 }
 
-func clusterTag(id cluster.ClusterID) []byte {
-	sum := sha256.Sum256([]byte(id))
+func (d Domain) tag() []byte {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s/%d", d.Cluster, d.Incarnation))
 	return sum[:tagBytes]
 }
 

@@ -18,7 +18,7 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden vectors")
 
-const testCluster = cluster.ClusterID("6f1d2c3b4a5968778695a4b3c2d1e0ff")
+var testDomain = Domain{"6f1d2c3b4a5968778695a4b3c2d1e0ff", 3}
 
 func testKey() *Key {
 	var k Key
@@ -47,7 +47,7 @@ func vectors() map[string]Beat {
 
 func encode(t *testing.T, b Beat) []byte {
 	t.Helper()
-	data, err := Append(nil, testKey(), testCluster, b)
+	data, err := Append(nil, testKey(), testDomain, b)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +74,7 @@ func TestGoldenVectors(t *testing.T) {
 			if diff := cmp.Diff(golden, encode(t, want)); diff != "" {
 				t.Errorf("Append differs from the golden vector (-want +got):\n%s", diff)
 			}
-			got, err := Parse(golden, testKey(), testCluster)
+			got, err := Parse(golden, testKey(), testDomain)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -97,7 +97,7 @@ func TestSizesAreTheDocumentedLimits(t *testing.T) {
 
 func TestAppendKeepsWhatIsInFront(t *testing.T) {
 	b := vectors()["leader"]
-	data, err := Append([]byte("front"), testKey(), testCluster, b)
+	data, err := Append([]byte("front"), testKey(), testDomain, b)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,7 +114,7 @@ func TestAppendRefusesWhatItCannotExpress(t *testing.T) {
 		"boot too long":     {Node: "n", Boot: cluster.BootID(strings.Repeat("b", 65))},
 		"negative revision": {Node: "n", Boot: "b", Revision: -1},
 	} {
-		if data, err := Append(nil, testKey(), testCluster, b); err == nil || len(data) != 0 {
+		if data, err := Append(nil, testKey(), testDomain, b); err == nil || len(data) != 0 {
 			t.Errorf("%s: got %d bytes and error %v, want refusal", name, len(data), err)
 		}
 	}
@@ -124,7 +124,7 @@ func TestTruncationAtEveryLengthIsRefused(t *testing.T) {
 	for name, b := range vectors() {
 		data := encode(t, b)
 		for n := range data {
-			if _, err := Parse(data[:n], testKey(), testCluster); err == nil {
+			if _, err := Parse(data[:n], testKey(), testDomain); err == nil {
 				t.Errorf("%s: accepted the first %d of %d bytes", name, n, len(data))
 			}
 		}
@@ -133,7 +133,7 @@ func TestTruncationAtEveryLengthIsRefused(t *testing.T) {
 
 func TestTrailingBytesAreRefused(t *testing.T) {
 	for name, b := range vectors() {
-		if _, err := Parse(append(encode(t, b), 0), testKey(), testCluster); err == nil {
+		if _, err := Parse(append(encode(t, b), 0), testKey(), testDomain); err == nil {
 			t.Errorf("%s: accepted a byte behind the MAC", name)
 		}
 	}
@@ -144,7 +144,7 @@ func TestEveryBitFlipIsRefused(t *testing.T) {
 	for i := range data {
 		for bit := range 8 {
 			data[i] ^= 1 << bit
-			if _, err := Parse(data, testKey(), testCluster); err == nil {
+			if _, err := Parse(data, testKey(), testDomain); err == nil {
 				t.Errorf("accepted with bit %d of byte %d flipped", bit, i)
 			}
 			data[i] ^= 1 << bit
@@ -165,18 +165,19 @@ func TestRefusalsSayWhy(t *testing.T) {
 		name string
 		data []byte
 		key  *Key
-		id   cluster.ClusterID
+		of   Domain
 		want error
 	}{
-		{"empty datagram", nil, testKey(), testCluster, ErrSize},
-		{"longer than any beat", make([]byte, LimitBytes+1), testKey(), testCluster, ErrSize},
-		{"other protocol", changed(0, 'X'), testKey(), testCluster, ErrFormat},
-		{"newer version", changed(3, 2), testKey(), testCluster, ErrFormat},
-		{"other cluster", good, testKey(), testCluster + "0", ErrCluster},
-		{"other key", good, otherKey, testCluster, ErrKey},
-		{"forged body", changed(30, 1), testKey(), testCluster, ErrKey},
+		{"empty datagram", nil, testKey(), testDomain, ErrSize},
+		{"longer than any beat", make([]byte, LimitBytes+1), testKey(), testDomain, ErrSize},
+		{"other protocol", changed(0, 'X'), testKey(), testDomain, ErrFormat},
+		{"newer version", changed(3, 2), testKey(), testDomain, ErrFormat},
+		{"other cluster", good, testKey(), Domain{testDomain.Cluster + "0", 3}, ErrCluster},
+		{"older incarnation", good, testKey(), Domain{testDomain.Cluster, 4}, ErrCluster},
+		{"other key", good, otherKey, testDomain, ErrKey},
+		{"forged body", changed(30, 1), testKey(), testDomain, ErrKey},
 	} {
-		if _, err := Parse(c.data, c.key, c.id); !errors.Is(err, c.want) {
+		if _, err := Parse(c.data, c.key, c.of); !errors.Is(err, c.want) {
 			t.Errorf("%s: got %v, want %v", c.name, err, c.want)
 		}
 	}
@@ -200,7 +201,7 @@ func TestAuthenticNonsenseIsRefused(t *testing.T) {
 		"bytes behind boot":     func(d []byte) []byte { return append(d, 1) },
 		"boot too short":        func(d []byte) []byte { return d[:len(d)-1] },
 	} {
-		if _, err := Parse(resign(change), testKey(), testCluster); !errors.Is(err, ErrBody) {
+		if _, err := Parse(resign(change), testKey(), testDomain); !errors.Is(err, ErrBody) {
 			t.Errorf("%s: got %v, want ErrBody", name, err)
 		}
 	}

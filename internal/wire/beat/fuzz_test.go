@@ -32,15 +32,15 @@ func FuzzParse(f *testing.F) {
 		f.Add(data[:len(data)-macBytes])
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		if _, err := Parse(body, testKey(), testCluster); err == nil {
+		if _, err := Parse(body, testKey(), testDomain); err == nil {
 			t.Fatal("accepted an unsigned body")
 		}
 		data := append(body[:len(body):len(body)], mac(testKey(), body)...)
-		b, err := Parse(data, testKey(), testCluster)
+		b, err := Parse(data, testKey(), testDomain)
 		if err != nil {
 			return
 		}
-		again, err := Append(nil, testKey(), testCluster, b)
+		again, err := Append(nil, testKey(), testDomain, b)
 		if err != nil || !bytes.Equal(data, again) {
 			t.Fatalf("accepted %x, printed back %x (%v)", data, again, err)
 		}
@@ -57,11 +57,11 @@ func FuzzRoundTrip(f *testing.F) {
 			Node: cluster.NodeName(node), Boot: cluster.BootID(boot), Session: session, Counter: counter,
 			Tick: tick, Revision: cluster.Revision(rev), Quorum: quorum, Nonce: nonce, Echo: echo,
 		}
-		data, err := Append(nil, testKey(), testCluster, want)
+		data, err := Append(nil, testKey(), testDomain, want)
 		if err != nil {
 			return
 		}
-		got, err := Parse(data, testKey(), testCluster)
+		got, err := Parse(data, testKey(), testDomain)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -14,6 +14,7 @@
 //	GET  /v1/self                    Self
 //	POST /v1/bind                    BindRequest -> cluster.Binding
 //	POST /v1/reset                   ResetRequest -> Reply    destroys the asking life
+//	POST /v1/voter                   voter.Claim -> voter.Answer
 //
 // A request that is refused gets an Error body and a 4xx status: nothing was
 // done. A guest that the caller may not ask about and a guest that does not
@@ -83,6 +84,8 @@ type Guest struct {
 	Name  string          `json:"name"`
 	State string          `json:"state"` // a hypervisor.GuestState; "" is unknown
 	Life  cluster.LifeID  `json:"life,omitempty"`
+	// Moving: a migration of it is under way (rule P12).
+	Moving bool `json:"moving,omitempty"`
 }
 
 // Ack tells hostd that a certificate stands in the store (rule P9).
@@ -97,7 +100,7 @@ type Ack struct {
 const (
 	EventHello       = "hello"       // data: Hello; always first
 	EventCertificate = "certificate" // data: cluster.DeathCertificate
-	EventGuest       = "guest"       // data: Guest; its state changed
+	EventGuest       = "guest"       // data: Guest; at first every one, then each whose state changed
 )
 
 // KeepAliveSeconds is the longest silence of a healthy event stream.
@@ -151,6 +154,7 @@ const (
 	CodeForbidden  = "forbidden"   // also: no such guest
 	CodeStaleEpoch = "stale_epoch" // a newer leader has spoken
 	CodeOtherLife  = "other_life"
+	CodeStaleVoter = "stale_voter" // the memory of that voter is not the newest
 	CodeInternal   = "internal"
 )
 

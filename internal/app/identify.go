@@ -110,7 +110,10 @@ func (r *nodeRun) bind(ctx context.Context, boot cluster.Boot) (cluster.Boot, er
 	} else {
 		r.Log.Warn("the host of this guest is not enrolled: its word will not count; run `ringfence host add`", "component", "app", "host", binding.Host)
 	}
-	boot.Binding = &binding
+	boot.Binding, boot.Places = &binding, []cluster.HostName{binding.Host}
+	if binding.Arrival != (cluster.Arrival{}) {
+		boot.Arrivals = map[cluster.HostName]cluster.Arrival{binding.Host: binding.Arrival}
+	}
 	return boot, nil
 }
 

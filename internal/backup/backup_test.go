@@ -35,6 +35,7 @@ func writes() []cluster.Write {
 		cluster.Put(cluster.KeyBoot("b2"), cluster.Boot{ID: "b2", Node: "n2"}),
 		cluster.Put(cluster.KeyEnded("b0"), cluster.Ended{Boot: "b0", Node: "n2", Evidence: cluster.EvidenceFenced}),
 		cluster.Put(cluster.KeyCertificate("l", "h1"), cluster.DeathCertificate{Life: "l"}),
+		cluster.Put(cluster.KeyAbsence("l", "h1"), cluster.Absence{Life: "l"}),
 		cluster.Put(cluster.KeyView("n1"), cluster.View{Node: "n1"}),
 		cluster.Put(cluster.KeyAppeal("b1"), cluster.Appeal{Node: "n1"}),
 		cluster.Put(cluster.KeyFence("b2"), cluster.Fence{Boot: "b2"}),
@@ -196,7 +197,7 @@ func TestWhatBecomesOfEachKind(t *testing.T) {
 	former := writes()
 	want := []cluster.Write{
 		cluster.Put(cluster.KeyMeta, cluster.Meta{ID: "c1", Name: "demo", Incarnation: 5, Format: cluster.FormatVersion}),
-		former[1], former[3], former[6], former[10], former[21], former[len(former)-1], // config, disarm, host, ended, standby, contradiction
+		former[1], former[3], former[6], former[10], former[22], former[len(former)-1], // config, disarm, host, ended, standby, contradiction
 		cluster.Put(cluster.KeyNode("n1"), self),
 		cluster.Put(cluster.KeyEnded("b1"), cluster.Ended{Boot: "b1", Node: "n1", Evidence: cluster.EvidenceLeave, Detail: "everything was stopped here, verified, before incarnation 5"}),
 		cluster.Put(cluster.KeyEnded("b2"), cluster.Ended{Boot: "b2", Node: "n2", Evidence: cluster.EvidenceOperator, Detail: word}),

@@ -46,7 +46,7 @@ func (b *Backup) Carry(n Next) ([]cluster.Write, error) {
 		case "config", "disarm", "host", "ended", "standby", "contradiction":
 			out = append(out, cluster.Write{Key: r.Key, Value: r.Value})
 		case "meta", "node", "boot", "owner", "wish": // below
-		case "leader", "certificate", "view", "appeal", "fence", "fence-report", "power-on", "power-on-report", "ticket", "report", "probe", "failure", "token":
+		case "leader", "certificate", "absence", "view", "appeal", "fence", "fence-report", "power-on", "power-on-report", "ticket", "report", "probe", "failure", "token":
 		default:
 			return nil, fmt.Errorf("record %s is of a kind that this version does not know: use the version that made the backup", strings.TrimPrefix(r.Key, cluster.Prefix))
 		}

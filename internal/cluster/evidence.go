@@ -1,6 +1,9 @@
 package cluster
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"strconv"
+)
 
 // EvidenceKind says what proved that a boot has ended. Silence and timeouts
 // are missing on purpose: they are no evidence.
@@ -62,6 +65,60 @@ func (c DeathCertificate) SigningBytes() []byte {
 		string(c.Life), string(c.Host), c.HostBoot, string(c.Cause))
 }
 
+// Arrival is one coming of a life to a host that is not its cold start. The host
+// draws a number for it before a migration towards it begins. The zero Arrival
+// is the cold start.
+type Arrival struct {
+	// Run identifies the run of hostd that has drawn the number: whatever became
+	// of its journal, no two arrivals are ever equal.
+	Run    string `json:"run,omitempty"`
+	Number uint64 `json:"number,omitempty"`
+}
+
+// Absence is a host's signed statement that a life is not there, and that the
+// host refuses it until another arrival has been written down (rule P5). It
+// says nothing about other hosts, so that no number of absences ends a life by
+// itself: some place must have seen it end. It speaks of the arrivals before it
+// and of none behind it, so that a replay counts nothing once the guest is back.
+type Absence struct {
+	Cluster  ClusterID `json:"cluster"`
+	Guest    GuestID   `json:"guest"`
+	Life     LifeID    `json:"life"`
+	Host     HostName  `json:"host"`
+	HostBoot string    `json:"host_boot"`        // boot id of the host when it signed
+	Run      string    `json:"run"`              // of hostd; see Arrival
+	Seq      uint64    `json:"seq"`              // position in that host's journal
+	Arrival  Arrival   `json:"arrival,omitzero"` // the last one of the life there
+	// Final: an order of the cluster is ending the life, so that this host never
+	// takes it again.
+	Final bool   `json:"final,omitempty"`
+	Why   string `json:"why"` // for people: migrated away, did not arrive
+	// Signature is Ed25519 over SigningBytes with the host's signing key.
+	Signature []byte `json:"signature"`
+}
+
+// Covers reports whether the host speaks of a life that came by this arrival:
+// the last one that it knows of, and those that this run of hostd has drawn
+// before.
+func (a Absence) Covers(arrival Arrival) bool {
+	return a.Final || arrival == Arrival{} || arrival == a.Arrival || arrival.Run == a.Run && arrival.Number < a.Seq
+}
+
+// absenceDomain separates these signatures from all others of the key.
+const absenceDomain = "ringfence absence v1"
+
+// SigningBytes returns the bytes that the signature covers, in the form of
+// DeathCertificate.SigningBytes.
+func (a Absence) SigningBytes() []byte {
+	final := ""
+	if a.Final {
+		final = "final"
+	}
+	return signingBytes(absenceDomain, a.Seq, string(a.Cluster), string(a.Guest),
+		string(a.Life), string(a.Host), a.HostBoot, a.Run, a.Arrival.Run,
+		strconv.FormatUint(a.Arrival.Number, 10), final, a.Why)
+}
+
 // Binding is a host's signed statement about its own guest, given over that
 // guest's own channel: "the one who sent this nonce is this life, here, now"
 // (rule P11). A node registers its boot with it.
@@ -73,6 +130,7 @@ type Binding struct {
 	Life     LifeID    `json:"life"`
 	Host     HostName  `json:"host"`
 	HostBoot string    `json:"host_boot"`
+	Arrival  Arrival   `json:"arrival,omitzero"` // by which the life is there
 	Nonce    string    `json:"nonce"`
 	// Signature is Ed25519 over SigningBytes with the host's signing key.
 	Signature []byte `json:"signature"`
@@ -84,8 +142,8 @@ const bindingDomain = "ringfence life binding v1"
 // SigningBytes returns the bytes that the signature covers, in the form of
 // DeathCertificate.SigningBytes.
 func (b Binding) SigningBytes() []byte {
-	return signingBytes(bindingDomain, 0, string(b.Cluster), string(b.Node), string(b.Boot),
-		string(b.Guest), string(b.Life), string(b.Host), b.HostBoot, b.Nonce)
+	return signingBytes(bindingDomain, b.Arrival.Number, string(b.Cluster), string(b.Node), string(b.Boot),
+		string(b.Guest), string(b.Life), string(b.Host), b.HostBoot, b.Arrival.Run, b.Nonce)
 }
 
 func signingBytes(domain string, number uint64, fields ...string) []byte {

@@ -22,6 +22,7 @@ const (
 	dirEnded   = Prefix + "ended/"
 	dirCert    = Prefix + "certificate/"
 	dirContra  = Prefix + "contradiction/"
+	dirAbsence = Prefix + "absence/"
 	dirView    = Prefix + "view/"
 	dirAppeal  = Prefix + "appeal/"
 	dirFence   = Prefix + "fence/"
@@ -55,6 +56,9 @@ func KeyCertificate(l LifeID, h HostName) string { return dirCert + string(l) + 
 
 // KeyContradiction returns the key of a Contradiction record.
 func KeyContradiction(b BootID) string { return dirContra + string(b) }
+
+// KeyAbsence returns the key of the Absence that one host gave for one life.
+func KeyAbsence(l LifeID, h HostName) string { return dirAbsence + string(l) + "/" + string(h) }
 
 // KeyView returns the key of a View record.
 func KeyView(n NodeName) string { return dirView + string(n) }

@@ -1,6 +1,9 @@
 package cluster
 
-import "slices"
+import (
+	"maps"
+	"slices"
+)
 
 // Records are the values in the store. Each has one key (keys.go), one writer
 // at a time, and is written only in transactions that compare the revisions it
@@ -70,15 +73,43 @@ type Boot struct {
 	// metal, where no host can be asked.
 	Life  LifeID  `json:"life,omitempty"`
 	Guest GuestID `json:"guest,omitempty"`
-	// Places is every host where the life is or may be (rule P5).
-	Places  []HostName `json:"places,omitempty"`
-	Binding *Binding   `json:"binding,omitempty"`
+	// Places is every host where the life is or may be (rule P5): the target of
+	// a migration is added before the migration begins, and a host is taken out
+	// when it has signed that the life is not there.
+	Places []HostName `json:"places,omitempty"`
+	// Arrivals says by which arrival the life came to a place, or may come. A
+	// place without one is where it began. See Absence.
+	Arrivals map[HostName]Arrival `json:"arrivals,omitempty"`
+	Binding  *Binding             `json:"binding,omitempty"`
 	// Machine identifies the hardware (DMI UUID or machine id): where no host
 	// can be asked, a new boot of the same machine ends the former (rule P6).
 	Machine string `json:"machine,omitempty"`
 	// Predecessors are the boots of the same node that stood in the store when
 	// this one registered: it is newer than each of them.
 	Predecessors []BootID `json:"predecessors,omitempty"`
+}
+
+// Arrive returns the record with one more place: a migration of the life to
+// host is about to begin, by that arrival (rule P5).
+func (b Boot) Arrive(host HostName, arrival Arrival) Boot {
+	if !slices.Contains(b.Places, host) {
+		b.Places = append(slices.Clone(b.Places), host)
+	}
+	b.Arrivals = maps.Clone(b.Arrivals)
+	if b.Arrivals == nil {
+		b.Arrivals = map[HostName]Arrival{}
+	}
+	b.Arrivals[host] = arrival
+	return b
+}
+
+// Leave returns the record without the places where the life is not.
+func (b Boot) Leave(gone []HostName) Boot {
+	is := func(h HostName) bool { return slices.Contains(gone, h) }
+	b.Places = slices.DeleteFunc(slices.Clone(b.Places), is)
+	b.Arrivals = maps.Clone(b.Arrivals)
+	maps.DeleteFunc(b.Arrivals, func(h HostName, _ Arrival) bool { return is(h) })
+	return b
 }
 
 // Ended is a tombstone: the boot will never act again. Written once, create-if-absent.
@@ -219,7 +250,21 @@ type FenceReport struct {
 	Attempt  int      `json:"attempt"`
 	Executor NodeName `json:"executor"`
 	Outcome  Outcome  `json:"outcome"`
-	Detail   string   `json:"detail"`
+	// Places are those that the attempt has verified, by their arrivals: a place
+	// that was added behind it voids its done (rule P5).
+	Places map[HostName]Arrival `json:"places,omitempty"`
+	Detail string               `json:"detail"`
+}
+
+// Covers reports whether the attempt has verified every place that the life of
+// the boot has by its record, in the arrival of that record.
+func (r FenceReport) Covers(b Boot) bool {
+	for _, place := range b.Places {
+		if arrival, verified := r.Places[place]; !verified || arrival != b.Arrivals[place] {
+			return false
+		}
+	}
+	return true
 }
 
 // PowerOn is the one decision to start the guest of a fenced boot anew: created

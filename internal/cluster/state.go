@@ -31,6 +31,7 @@ type State struct {
 	Ended   map[BootID]Rec[Ended]
 	Certs   map[string]Rec[DeathCertificate] // by life/host, as in KeyCertificate
 	Contras map[BootID]Rec[Contradiction]
+	Absence map[string]Rec[Absence] // by life/host, as in KeyAbsence
 	Views   map[NodeName]Rec[View]
 	Appeals map[BootID]Rec[Appeal]
 	Fences  map[BootID]Rec[Fence]
@@ -82,6 +83,8 @@ func (s *State) Apply(kv KV, deleted bool, now time.Duration) error {
 		err = apply(&s.Certs, name, kv, deleted, now)
 	case "contradiction":
 		err = apply(&s.Contras, BootID(name), kv, deleted, now)
+	case "absence":
+		err = apply(&s.Absence, name, kv, deleted, now)
 	case "view":
 		err = apply(&s.Views, NodeName(name), kv, deleted, now)
 	case "appeal":
@@ -165,6 +168,7 @@ func (s *State) Clone() State {
 	c.Probes, c.Failed = cloneMap(s.Probes), cloneMap(s.Failed)
 	c.Standby, c.Wishes = cloneMap(s.Standby), cloneMap(s.Wishes)
 	c.Tokens, c.Contras = cloneMap(s.Tokens), cloneMap(s.Contras)
+	c.Absence = cloneMap(s.Absence)
 	return c
 }
 
@@ -189,4 +193,14 @@ func (s *State) FailureOf(service ServiceName, node NodeName) (Rec[Failure], boo
 func (s *State) CertificateOf(life LifeID, host HostName) (Rec[DeathCertificate], bool) {
 	rec, ok := s.Certs[string(life)+"/"+string(host)]
 	return rec, ok
+}
+
+// AbsenceOf returns the absence that a host gave for the life of a boot, if it
+// speaks of the arrival by which the boot's record has that host as a place.
+func (s *State) AbsenceOf(b Boot, host HostName) (Rec[Absence], bool) {
+	rec, ok := s.Absence[string(b.Life)+"/"+string(host)]
+	if !ok || rec.Value.Guest != b.Guest || rec.Value.Cluster != s.Meta.Value.ID || !rec.Value.Covers(b.Arrivals[host]) {
+		return Rec[Absence]{}, false
+	}
+	return rec, true
 }

@@ -188,6 +188,14 @@ func (c *Client) checkReply(guest cluster.GuestID, o hostapi.Order, r hostapi.Re
 	default:
 		return fmt.Errorf("host %s answers with outcome %.40q", c.host.Name, string(r.Outcome))
 	}
+	if a := r.Absence; a != nil {
+		if err := c.checkAbsence(*a); err != nil {
+			return err
+		}
+		if a.Life != o.Life || a.Guest != guest || a.Cluster != o.Cluster {
+			return fmt.Errorf("host %s answers with an absence of another life", c.host.Name)
+		}
+	}
 	if r.Certificate == nil {
 		return nil
 	}
@@ -196,6 +204,16 @@ func (c *Client) checkReply(guest cluster.GuestID, o hostapi.Order, r hostapi.Re
 	}
 	if r.Certificate.Life != o.Life || r.Certificate.Guest != guest || r.Certificate.Cluster != o.Cluster {
 		return fmt.Errorf("host %s answers with a certificate of another life", c.host.Name)
+	}
+	return nil
+}
+
+func (c *Client) checkAbsence(a cluster.Absence) error {
+	if a.Host != c.host.Name {
+		return fmt.Errorf("host %s sends an absence of host %.70q", c.host.Name, string(a.Host))
+	}
+	if err := hostapi.VerifyAbsence(c.key, a); err != nil {
+		return fmt.Errorf("absence of host %s for life %.80q: %w", c.host.Name, string(a.Life), err)
 	}
 	return nil
 }
@@ -229,12 +247,30 @@ func (c *Client) Guest(ctx context.Context, id cluster.GuestID) (hostapi.Guest, 
 	return g, err
 }
 
-// Ack tells hostd that a certificate stands in the store.
+// Ack tells hostd that a certificate or an absence stands in the store.
 func (c *Client) Ack(ctx context.Context, a hostapi.Ack) error {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	var nothing struct{}
 	return call(ctx, c.http, c.host.Name, http.MethodPost, c.url("/v1/ack"), a, &nothing)
+}
+
+// Placed tells hostd that the place of an arriving life is written down, or why
+// not.
+func (c *Client) Placed(ctx context.Context, p hostapi.Placed) (hostapi.PlacedReply, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	var reply hostapi.PlacedReply
+	err := call(ctx, c.http, c.host.Name, http.MethodPost, c.url("/v1/places"), p, &reply)
+	if err != nil {
+		return hostapi.PlacedReply{}, err
+	}
+	if reply.Absence != nil {
+		if err := c.checkAbsence(*reply.Absence); err != nil {
+			return hostapi.PlacedReply{}, err
+		}
+	}
+	return reply, nil
 }
 
 func ask[T any](ctx context.Context, c *Client, path string) (T, error) {

@@ -32,7 +32,11 @@ type Event struct {
 	Hello *hostapi.Hello
 	// Certificate is signed by the host's enrolled key. It may repeat.
 	Certificate *cluster.DeathCertificate
-	Guest       *hostapi.Guest
+	// Absence is signed by the host's enrolled key. It may repeat.
+	Absence *cluster.Absence
+	// Arriving waits for Client.Placed. It may repeat.
+	Arriving *hostapi.Arriving
+	Guest    *hostapi.Guest
 }
 
 // Stream follows the host's events: those behind the certificate since, and
@@ -98,6 +102,19 @@ func (c *Client) event(name string, data []byte) (Event, error) {
 		}
 		if err == nil {
 			err = c.checkCertificate(*ev.Certificate)
+		}
+	case hostapi.EventAbsence:
+		err = json.Unmarshal(data, &ev.Absence)
+		if err == nil && ev.Absence == nil {
+			err = errors.New("it is empty")
+		}
+		if err == nil {
+			err = c.checkAbsence(*ev.Absence)
+		}
+	case hostapi.EventArriving:
+		err = json.Unmarshal(data, &ev.Arriving)
+		if err == nil && ev.Arriving == nil {
+			err = errors.New("it is empty")
 		}
 	case hostapi.EventGuest:
 		err = json.Unmarshal(data, &ev.Guest)

@@ -3,6 +3,7 @@ package hostd
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -34,7 +35,7 @@ type actor struct {
 	relist func()
 	// mu guards killing and the start of kills.
 	mu      sync.Mutex
-	killing map[Target]bool
+	killing map[Target]bool // also those that are being resolved
 	wg      sync.WaitGroup
 }
 
@@ -50,7 +51,10 @@ func (a *actor) order(ctx context.Context, o Order) (hostapi.Reply, error) {
 	defer done()
 	var reply *hostapi.Reply
 	var refused error
-	err = a.keeper.do(callCtx, func(l *Lives) []Effect { reply, refused = l.Admit(o); return nil })
+	err = a.keeper.do(callCtx, func(l *Lives) (effects []Effect) {
+		reply, effects, refused = l.Admit(o)
+		return effects
+	})
 	if err != nil {
 		return unknown(err), nil
 	}
@@ -88,7 +92,7 @@ func (a *actor) settle(ctx context.Context, o Order, res Result) (hostapi.Reply,
 func (a *actor) call(ctx context.Context, o Order) Result {
 	switch o.Action {
 	case hostapi.ActionOff:
-		return Result{Err: a.driver.Off(ctx, o.Guest, o.Life)}
+		return Result{Err: a.off(ctx, Target{Guest: o.Guest, Life: o.Life})}
 	case hostapi.ActionPause:
 		return Result{Err: a.driver.Pause(ctx, o.Guest, o.Life)}
 	case hostapi.ActionUnpause:
@@ -96,6 +100,28 @@ func (a *actor) call(ctx context.Context, o Order) Result {
 	}
 	life, err := a.driver.On(ctx, o.Guest)
 	return Result{Err: err, Life: life}
+}
+
+// off ends a life here. Its migration is aborted first, and seen aborted: a
+// process that is killed at the source proves nothing about the target (C-3).
+func (a *actor) off(ctx context.Context, t Target) error {
+	if err := a.abort(ctx, t); err != nil {
+		return err
+	}
+	return a.driver.Off(ctx, t.Guest, t.Life)
+}
+
+// abort returns nil when no migration of the life is under way here any more.
+func (a *actor) abort(ctx context.Context, t Target) error {
+	mover, moves := a.driver.(hypervisor.Mover)
+	if !moves {
+		return nil
+	}
+	err := mover.Abort(ctx, t.Guest, t.Life)
+	if err == nil || errors.Is(err, hypervisor.ErrNotRunning) || errors.Is(err, hypervisor.ErrNoGuest) {
+		return nil
+	}
+	return fmt.Errorf("the migration of the life cannot be aborted: %w", err)
 }
 
 func timeoutOf(action string) time.Duration {
@@ -108,6 +134,46 @@ func timeoutOf(action string) time.Duration {
 // kill destroys an ended life that runs again (rule P7), in the background. It
 // never blocks; what it cannot do now comes back with the next listing.
 func (a *actor) kill(ctx context.Context, t Target) {
+	a.background(ctx, t, func() { a.destroy(ctx, t) })
+}
+
+// resolve makes sure that a life does not arrive here, in the background.
+func (a *actor) resolve(ctx context.Context, r Resolve) {
+	a.background(ctx, r.Target, func() {
+		ctx, cancel := context.WithTimeout(ctx, offTimeout)
+		defer cancel()
+		done, err := a.turns.take(ctx, r.Guest)
+		if err != nil {
+			return
+		}
+		defer done()
+		if err := a.notHere(ctx, r.Target); err != nil {
+			a.log.Warn("it is not known whether a life has arrived; trying again", "guest", r.Guest, "life", r.Life, "err", err)
+			return
+		}
+		_ = a.keeper.do(ctx, func(l *Lives) []Effect { return l.Resolved(r) })
+	})
+}
+
+// notHere aborts the migration of a life to here and looks for the life.
+func (a *actor) notHere(ctx context.Context, t Target) error {
+	if err := a.abort(ctx, t); err != nil {
+		return err
+	}
+	g, err := a.driver.State(ctx, t.Guest)
+	switch {
+	case errors.Is(err, hypervisor.ErrNoGuest):
+		return nil
+	case err == nil && g.Life == t.Life:
+		return fmt.Errorf("it is %s here", g.State)
+	case err == nil && g.Life == "" && g.State != hypervisor.StateOff && g.State != hypervisor.StateSaved:
+		return errors.New("the state of the guest is unknown")
+	}
+	return err
+}
+
+// background does one thing at a time for a life, in a goroutine of its own.
+func (a *actor) background(ctx context.Context, t Target, do func()) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if ctx.Err() != nil || a.killing[t] || len(a.killing) >= killLimit {
@@ -116,7 +182,7 @@ func (a *actor) kill(ctx context.Context, t Target) {
 	a.killing[t] = true
 	a.wg.Go(func() {
 		defer a.killed(t)
-		a.destroy(ctx, t)
+		do()
 	})
 }
 

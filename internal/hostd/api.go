@@ -45,6 +45,7 @@ func (d *Daemon) Handler() http.Handler {
 	mux.Handle("GET /v1/guests/{id}", d.answer("guest", d.getGuest))
 	mux.Handle("POST /v1/guests/{id}/{action}", d.answer("", d.postOrder))
 	mux.Handle("POST /v1/ack", d.answer("ack", d.postAck))
+	mux.Handle("POST /v1/places", d.answer("places", d.postPlaces))
 	mux.HandleFunc("GET /v1/events", d.getEvents)
 	return d.counted(mux)
 }
@@ -180,13 +181,13 @@ func (d *Daemon) getGuests(r *http.Request, who Caller) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := []hostapi.Guest{}
+	var seen []hypervisor.Guest
 	for _, g := range listed {
 		if d.cfg.Grants.Allows(who.Cluster, g.ID) {
-			out = append(out, told(g))
+			seen = append(seen, g)
 		}
 	}
-	return out, nil
+	return d.told(r.Context(), seen)
 }
 
 func (d *Daemon) getGuest(r *http.Request, who Caller) (any, error) {
@@ -202,11 +203,31 @@ func (d *Daemon) getGuest(r *http.Request, who Caller) (any, error) {
 	if errors.Is(err, hypervisor.ErrNoGuest) {
 		return nil, forbidden(who.Cluster)
 	}
-	return told(guest), err
+	if err != nil {
+		return nil, err
+	}
+	out, err := d.told(r.Context(), []hypervisor.Guest{guest})
+	if err != nil {
+		return nil, err
+	}
+	return out[0], nil
 }
 
-func told(g hypervisor.Guest) hostapi.Guest {
-	return hostapi.Guest{ID: g.ID, Name: g.Name, State: string(g.State), Life: g.Life}
+// told adds to the hypervisor's word what hostd knows.
+func (d *Daemon) told(ctx context.Context, guests []hypervisor.Guest) ([]hostapi.Guest, error) {
+	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
+	defer cancel()
+	out := make([]hostapi.Guest, 0, len(guests))
+	err := d.keeper.do(ctx, func(l *Lives) []Effect {
+		for _, g := range guests {
+			out = append(out, l.Told(g))
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
 // postOrder carries out an order and writes it to the audit log.
@@ -254,4 +275,24 @@ func (d *Daemon) postAck(r *http.Request, who Caller) (any, error) {
 		return nil, err
 	}
 	return struct{}{}, failed
+}
+
+// postPlaces takes the word of a cluster on a life that is to arrive here.
+func (d *Daemon) postPlaces(r *http.Request, who Caller) (any, error) {
+	var placed hostapi.Placed
+	if err := readBody(r, &placed); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), settleTimeout)
+	defer cancel()
+	var reply hostapi.PlacedReply
+	var failed error
+	err := d.keeper.do(ctx, func(l *Lives) (effects []Effect) {
+		reply, effects, failed = l.Placed(who.Cluster, placed)
+		return effects
+	})
+	if err != nil {
+		return nil, err
+	}
+	return reply, failed
 }

@@ -59,6 +59,7 @@ func (l *Lives) Bind(guest hypervisor.Guest, boot cluster.BootID, r hostapi.Bind
 	b := cluster.Binding{
 		Cluster: r.Cluster, Node: r.Node, Boot: r.Boot, Guest: guest.ID, Life: guest.Life,
 		Host: l.cfg.Host, HostBoot: l.cfg.HostBoot, Nonce: r.Nonce,
+		Arrival: l.state().Lives[guest.Life].Arrival,
 	}
 	b.Signature = ed25519.Sign(l.cfg.Key, b.SigningBytes())
 	return b, l.sighted(guest.ID, guest.Life, guest.State), nil
@@ -91,6 +92,9 @@ func (l *Lives) mayUse(guest hypervisor.Guest, c cluster.ClusterID) error {
 	}
 	if life, ok := l.state().Lives[guest.Life]; ok && (life.Status == journal.Ended || life.Guest != guest.ID) {
 		return &Refusal{hostapi.CodeOtherLife, fmt.Sprintf("life %s has ended and must not go on", guest.Life)}
+	}
+	if status := l.status(guest.Life); status == journal.Leaving || status == journal.Arriving {
+		return fmt.Errorf("bind guest %s: it is being migrated; try again", guest.ID)
 	}
 	if _, waits := l.waiting(guest.Life); waits {
 		return fmt.Errorf("guest %s: the journal of the host is behind", guest.ID)

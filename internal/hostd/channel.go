@@ -44,7 +44,7 @@ func (c *channels) sync(ctx context.Context, guests []hypervisor.Guest) {
 	defer c.mu.Unlock()
 	want := map[cluster.GuestID]bool{}
 	for _, g := range guests {
-		if !c.daemon.cfg.Grants.Granted(g.ID) || ctx.Err() != nil {
+		if len(c.daemon.cfg.Grants.Clusters(g.ID)) == 0 || ctx.Err() != nil {
 			continue
 		}
 		want[g.ID] = true

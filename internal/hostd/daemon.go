@@ -3,6 +3,7 @@ package hostd
 import (
 	"context"
 	"crypto/ed25519"
+	"crypto/rand"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -25,7 +26,7 @@ type Config struct {
 	// Journal is the Daemon's alone until Run has returned; the caller closes it.
 	Journal *journal.Journal
 	Driver  hypervisor.Driver
-	Grants  Grants
+	Grants  Permissions
 	Audit   AuditLog
 	// Version is told to clusters.
 	Version string
@@ -48,6 +49,7 @@ type Daemon struct {
 	hostBoot string
 	keeper   *keeper
 	actor    *actor
+	guard    guard
 }
 
 // New makes a hostd; it does nothing before Run.
@@ -79,7 +81,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		return nil
 	}
 	lives := NewLives(LivesConfig{
-		Journal: d.cfg.Journal, Host: d.cfg.Host, HostBoot: d.hostBoot, Key: d.cfg.Key,
+		Journal: d.cfg.Journal, Host: d.cfg.Host, HostBoot: d.hostBoot, Run: rand.Text(), Key: d.cfg.Key,
 		Permissions: d.cfg.Grants, Immobile: isImmobile(d.cfg.Driver), Log: d.cfg.Log,
 	})
 	if _, err := lives.Begin(); err != nil {
@@ -90,6 +92,10 @@ func (d *Daemon) Run(ctx context.Context) error {
 	keeperCtx, stopKeeper := context.WithCancel(context.WithoutCancel(ctx))
 	var keeping sync.WaitGroup
 	keeping.Go(func() { d.keeper.run(keeperCtx) })
+	d.guard.keeper, d.guard.log = d.keeper, d.log
+	if mover, ok := d.cfg.Driver.(hypervisor.Mover); ok {
+		mover.SetGuard(d.guard.allow)
+	}
 	d.serve(ctx)
 	closeDoor()
 	d.actor.wg.Wait()
@@ -129,10 +135,20 @@ func (d *Daemon) carry(effects []Effect) {
 		case e.Certificate != nil:
 			event := encodeEvent(hostapi.EventCertificate, e.Certificate.Seq, e.Certificate)
 			d.hub.publish(event, func(c cluster.ClusterID) bool { return c == e.Certificate.Cluster })
+		case e.Absence != nil:
+			event := encodeEvent(hostapi.EventAbsence, e.Absence.Seq, e.Absence)
+			d.hub.publish(event, func(c cluster.ClusterID) bool { return c == e.Absence.Cluster })
 		case e.Guest != nil:
-			if event := encodeEvent(hostapi.EventGuest, 0, told(*e.Guest)); event != nil {
+			if event := encodeEvent(hostapi.EventGuest, 0, e.Guest); event != nil {
 				d.hub.publish(event, func(c cluster.ClusterID) bool { return d.cfg.Grants.Allows(c, e.Guest.ID) })
 			}
+		case e.Asked != nil:
+			event := encodeEvent(hostapi.EventArriving, 0, e.Asked.Arriving)
+			d.hub.publish(event, func(c cluster.ClusterID) bool { return c == e.Asked.Cluster })
+		case e.Answered != nil:
+			d.guard.answer(*e.Answered)
+		case e.Resolve != nil:
+			d.actor.resolve(d.ctx, *e.Resolve)
 		case e.Kill != nil:
 			d.actor.kill(d.ctx, *e.Kill)
 		}

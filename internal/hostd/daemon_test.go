@@ -41,7 +41,12 @@ func (g grants) Allows(c cluster.ClusterID, id cluster.GuestID) bool {
 	return c == cluster.ClusterID(g) && id == guest
 }
 
-func (g grants) Granted(id cluster.GuestID) bool { return id == guest }
+func (g grants) Clusters(id cluster.GuestID) []cluster.ClusterID {
+	if id != guest {
+		return nil
+	}
+	return []cluster.ClusterID{cluster.ClusterID(g)}
+}
 
 // entries is an audit log.
 type entries struct {
@@ -69,6 +74,7 @@ func (e *entries) outcomes() map[string]string {
 // bubble is a hostd in a bubble of synctest: no socket, no file, no real clock.
 type bubble struct {
 	t       *testing.T
+	host    cluster.HostName
 	driver  *mem.Driver
 	storage *journal.Memory
 	audit   *entries
@@ -77,7 +83,11 @@ type bubble struct {
 }
 
 func newBubble(t *testing.T) *bubble {
-	b := &bubble{t: t, driver: mem.New("hb1", mem.Guest{ID: guest, Name: "db1"}), storage: &journal.Memory{}, audit: &entries{}}
+	return newBubbleAt(t, "h1")
+}
+
+func newBubbleAt(t *testing.T, host cluster.HostName) *bubble {
+	b := &bubble{t: t, host: host, driver: mem.New("boot of "+string(host), mem.Guest{ID: guest, Name: "db1"}), storage: &journal.Memory{}, audit: &entries{}}
 	b.make()
 	return b
 }
@@ -88,7 +98,7 @@ func (b *bubble) make() {
 	j, err := journal.Open(b.storage, quiet)
 	must(b.t, err)
 	b.daemon = hostd.New(hostd.Config{
-		Host: "h1", Key: key, Journal: j, Driver: b.driver, Grants: grants(alpha), Audit: b.audit, Version: "test", Log: quiet,
+		Host: b.host, Key: key, Journal: j, Driver: b.driver, Grants: grants(alpha), Audit: b.audit, Version: "test", Log: quiet,
 	})
 }
 
@@ -110,7 +120,7 @@ func must(t *testing.T, err error) {
 func (b *bubble) client(who hostd.Caller) (*hostclient.Client, *hostdtest.Transport) {
 	b.t.Helper()
 	transport := &hostdtest.Transport{Handler: b.daemon.Handler(), Caller: who}
-	host := cluster.Host{Name: "h1", Address: "192.0.2.7:7411", SigningKey: key.Public().(ed25519.PublicKey)}
+	host := cluster.Host{Name: b.host, Address: "192.0.2.7:7411", SigningKey: key.Public().(ed25519.PublicKey)}
 	c, err := hostclient.NewWithTransport(host, transport)
 	must(b.t, err)
 	return c, transport

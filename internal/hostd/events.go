@@ -7,8 +7,6 @@ import (
 	"strconv"
 	"time"
 
-	"ringfence/internal/cluster"
-	"ringfence/internal/hypervisor"
 	"ringfence/internal/wire/hostapi"
 )
 
@@ -53,28 +51,20 @@ func sinceOf(r *http.Request) (uint64, error) {
 	return n, nil
 }
 
-// past is what a stream begins with.
-type past struct {
-	hello  hostapi.Hello
-	missed []cluster.DeathCertificate
-	guests []hypervisor.Guest
-}
-
 // subscribe joins the hub and takes the past in one step, so that nothing is
 // missed and nothing comes twice.
-func (d *Daemon) subscribe(ctx context.Context, out *stream, since uint64) (p past, err error) {
+func (d *Daemon) subscribe(ctx context.Context, out *stream, since uint64) (past Past, err error) {
 	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
 	defer cancel()
 	err = d.keeper.do(ctx, func(l *Lives) []Effect {
-		p.hello, p.missed = l.Since(out.cluster, since)
-		p.guests = l.Guests(out.cluster)
+		past = l.Since(out.cluster, since)
 		d.hub.add(out)
 		return nil
 	})
-	return p, err
+	return past, err
 }
 
-func (d *Daemon) stream(w http.ResponseWriter, r *http.Request, out *stream, past past) error {
+func (d *Daemon) stream(w http.ResponseWriter, r *http.Request, out *stream, past Past) error {
 	rc := http.NewResponseController(w)
 	if err := rc.SetReadDeadline(time.Time{}); err != nil {
 		return err
@@ -90,22 +80,32 @@ func (d *Daemon) stream(w http.ResponseWriter, r *http.Request, out *stream, pas
 		}
 		return rc.Flush()
 	}
-	if err := send(encodeEvent(hostapi.EventHello, 0, past.hello)); err != nil {
-		return err
-	}
-	for _, cert := range past.missed {
-		if err := send(encodeEvent(hostapi.EventCertificate, cert.Seq, cert)); err != nil {
+	for _, event := range past.events() {
+		if err := send(event); err != nil {
 			return err
 		}
 	}
-	for _, guest := range past.guests {
-		if event := encodeEvent(hostapi.EventGuest, 0, told(guest)); event != nil {
-			if err := send(event); err != nil {
-				return err
-			}
+	return d.follow(r.Context(), out, send)
+}
+
+// events encodes what a stream begins with.
+func (p Past) events() [][]byte {
+	out := [][]byte{encodeEvent(hostapi.EventHello, 0, p.Hello)}
+	for _, cert := range p.Certificates {
+		out = append(out, encodeEvent(hostapi.EventCertificate, cert.Seq, cert))
+	}
+	for _, absence := range p.Absences {
+		out = append(out, encodeEvent(hostapi.EventAbsence, absence.Seq, absence))
+	}
+	for _, arriving := range p.Arriving {
+		out = append(out, encodeEvent(hostapi.EventArriving, 0, arriving))
+	}
+	for _, guest := range p.Guests {
+		if event := encodeEvent(hostapi.EventGuest, 0, guest); event != nil {
+			out = append(out, event)
 		}
 	}
-	return d.follow(r.Context(), out, send)
+	return out
 }
 
 var errBehind = errors.New("client was dropped: too slow, or its permissions changed")

@@ -20,6 +20,8 @@ type LivesConfig struct {
 	Journal  *journal.Journal
 	Host     cluster.HostName
 	HostBoot string
+	// Run is this run of hostd and no other: arrivals are counted in it.
+	Run string
 	// Key signs certificates and bindings.
 	Key         ed25519.PrivateKey
 	Permissions Permissions
@@ -61,6 +63,12 @@ type Lives struct {
 	fencing map[cluster.LifeID]cluster.ClusterID
 	// pending are facts that the journal did not take yet, oldest first.
 	pending []fact
+	// asked are arrivals that wait for their cluster.
+	asked map[cluster.LifeID]*ask
+	// stayed are lives whose migration away is known to have failed.
+	stayed map[cluster.LifeID]bool
+	// unshown counts the listings in a row that do not show an arriving life.
+	unshown map[cluster.LifeID]int
 }
 
 // Effect is what follows from what Lives was told; exactly one field is set.
@@ -68,8 +76,16 @@ type Lives struct {
 type Effect struct {
 	// Certificate is durable and goes to the streams of its cluster.
 	Certificate *cluster.DeathCertificate
+	// Absence is durable and goes to the streams of its cluster.
+	Absence *cluster.Absence
 	// Guest has changed its state; it goes to the streams that may know.
-	Guest *hypervisor.Guest
+	Guest *hostapi.Guest
+	// Asked is an arrival that its cluster must write down before it may begin.
+	Asked *Asked
+	// Answered is what became of an arrival that was asked for.
+	Answered *Answered
+	// Resolve is an arrival that has come to nothing, or may have: see Resolved.
+	Resolve *Resolve
 	// Kill is an ended life that runs again: it is destroyed at once.
 	Kill *Target
 }
@@ -89,6 +105,10 @@ type fact struct {
 	cause  cluster.Cause
 	// on is the cluster that gets the certificate if nobody claimed the guest.
 	on cluster.ClusterID
+	// arrival is another one than the life had; zero keeps that.
+	arrival cluster.Arrival
+	// absent asks for a signed absence and says why the life is not here.
+	absent string
 }
 
 // NewLives takes over a journal. Begin comes next.
@@ -99,13 +119,17 @@ func NewLives(cfg LivesConfig) *Lives {
 		touched:   map[cluster.GuestID]uint64{},
 		confirmed: map[cluster.LifeID]bool{},
 		fencing:   map[cluster.LifeID]cluster.ClusterID{},
+		asked:     map[cluster.LifeID]*ask{},
+		stayed:    map[cluster.LifeID]bool{},
+		unshown:   map[cluster.LifeID]int{},
 	}
 }
 
 func (l *Lives) state() *journal.State { return l.cfg.Journal.State() }
 
 // Begin settles the lives of earlier boots of the host: on an Immobile
-// hypervisor they have ended with the host, elsewhere they are unknown.
+// hypervisor they have ended with the host, elsewhere they are unknown. What
+// was moving is not here any more, wherever it is.
 func (l *Lives) Begin() ([]Effect, error) {
 	var effects []Effect
 	for _, life := range l.here() {
@@ -113,7 +137,10 @@ func (l *Lives) Begin() ([]Effect, error) {
 			continue
 		}
 		f := fact{life: life.ID, guest: life.Guest, status: journal.Left}
-		if l.cfg.Immobile {
+		switch {
+		case life.Status != journal.Here:
+			f.reason, f.absent = hypervisor.ReasonMigrated, "the host restarted while it moved"
+		case l.cfg.Immobile:
 			f.status, f.cause = journal.Ended, cluster.CauseHostRestarted
 		}
 		more, err := l.write(f)
@@ -173,25 +200,22 @@ func (l *Lives) waiting(life cluster.LifeID) (fact, bool) {
 	return fact{}, false
 }
 
-// write journals one fact, with the certificate that follows from an end.
+// write journals one fact, with the certificate or absence that follows.
 func (l *Lives) write(f fact) ([]Effect, error) {
-	entries, cert := l.entries(f)
+	entries, effects := l.entries(f)
 	if len(entries) == 0 {
 		return nil, nil
 	}
 	if err := l.cfg.Journal.Append(entries...); err != nil {
 		return nil, err
 	}
-	l.log.Info("life", "guest", f.guest, "life", f.life, "status", f.status, "reason", f.reason, "cause", f.cause)
-	if cert == nil {
-		return nil, nil
-	}
-	return []Effect{{Certificate: cert}}, nil
+	l.log.Info("life", "guest", f.guest, "life", f.life, "status", f.status, "reason", f.reason, "cause", f.cause, "absent", f.absent)
+	return effects, nil
 }
 
-// entries turns a fact into journal entries; none when it changes nothing.
-func (l *Lives) entries(f fact) ([]journal.Entry, *cluster.DeathCertificate) {
-	life := journal.Life{ID: f.life, Guest: f.guest, HostBoot: l.cfg.HostBoot, Status: f.status}
+// entries turns a fact into journal entries and what is told then; none when it
+// changes nothing.
+func (l *Lives) entries(f fact) (entries []journal.Entry, effects []Effect) {
 	old, known := l.state().Lives[f.life]
 	switch {
 	case known && old.Guest != f.guest:
@@ -199,23 +223,37 @@ func (l *Lives) entries(f fact) ([]journal.Entry, *cluster.DeathCertificate) {
 		return nil, nil
 	case known && old.Status == journal.Ended:
 		return nil, nil
-	case f.status == journal.Left:
+	}
+	life := l.after(old, f)
+	if !known || old != life {
+		entries = append(entries, journal.Entry{Life: &life})
+	}
+	if f.status == journal.Ended {
+		if cert := l.certify(life, f.on); cert != nil {
+			entries, effects = append(entries, journal.Entry{Certificate: cert}), append(effects, Effect{Certificate: cert})
+		}
+	}
+	if said, denied := l.state().Absences[f.life]; f.absent != "" && !(denied && old == life && said.Final == life.Refused) {
+		if absence := l.deny(life, f.absent, f.on); absence != nil {
+			entries, effects = append(entries, journal.Entry{Absence: absence}), append(effects, Effect{Absence: absence})
+		}
+	}
+	return entries, effects
+}
+
+// after is what the journal says of a life behind a fact.
+func (l *Lives) after(old journal.Life, f fact) journal.Life {
+	life := journal.Life{ID: f.life, Guest: f.guest, HostBoot: l.cfg.HostBoot, Status: f.status, Arrival: old.Arrival, Refused: old.Refused}
+	if f.arrival != (cluster.Arrival{}) {
+		life.Arrival = f.arrival
+	}
+	switch f.status {
+	case journal.Left:
 		life.Reason = string(f.reason)
-	case f.status == journal.Ended:
+	case journal.Ended:
 		life.Cause = f.cause
 	}
-	if known && old == life {
-		return nil, nil
-	}
-	entries := []journal.Entry{{Life: &life}}
-	if f.status != journal.Ended {
-		return entries, nil
-	}
-	cert := l.certify(life, f.on)
-	if cert != nil {
-		entries = append(entries, journal.Entry{Certificate: cert})
-	}
-	return entries, cert
+	return life
 }
 
 // certify signs the end of a life for the cluster that claimed its guest, or
@@ -237,11 +275,11 @@ func (l *Lives) certify(life journal.Life, on cluster.ClusterID) *cluster.DeathC
 	return &cert
 }
 
-// here returns the lives that the journal holds for running on this host.
+// here returns the lives that are or may be on this host by the journal.
 func (l *Lives) here() []journal.Life {
 	var out []journal.Life
 	for _, life := range l.state().Lives {
-		if life.Status == journal.Here {
+		if life.Status.Open() {
 			out = append(out, life)
 		}
 	}
@@ -249,33 +287,40 @@ func (l *Lives) here() []journal.Life {
 	return out
 }
 
-// Since returns what a stream of a cluster begins with.
-func (l *Lives) Since(c cluster.ClusterID, seq uint64) (hostapi.Hello, []cluster.DeathCertificate) {
-	hello := hostapi.Hello{Host: l.cfg.Host, HostBoot: l.cfg.HostBoot, LastSeq: l.state().LastSeq}
-	return hello, l.state().Since(c, seq)
+// Past is what a stream of a cluster begins with.
+type Past struct {
+	Hello        hostapi.Hello
+	Certificates []cluster.DeathCertificate
+	Absences     []cluster.Absence
+	Arriving     []hostapi.Arriving // that wait for an answer
+	Guests       []hostapi.Guest    // the last word on every guest that it may see
 }
 
-// Guests returns the hypervisor's last word on every guest that a cluster may see.
-func (l *Lives) Guests(c cluster.ClusterID) []hypervisor.Guest {
-	var out []hypervisor.Guest
+// Since returns what a stream of a cluster begins with.
+func (l *Lives) Since(c cluster.ClusterID, seq uint64) Past {
+	past := Past{
+		Hello:        hostapi.Hello{Host: l.cfg.Host, HostBoot: l.cfg.HostBoot, LastSeq: l.state().LastSeq},
+		Certificates: l.state().Since(c, seq), Absences: l.state().AbsencesSince(c, seq), Arriving: l.waitingFor(c),
+	}
 	for _, id := range slices.Sorted(maps.Keys(l.views)) {
 		if l.cfg.Permissions.Allows(c, id) {
-			out = append(out, l.views[id])
+			past.Guests = append(past.Guests, l.Told(l.views[id]))
 		}
 	}
-	return out
+	return past
 }
 
-// Ack notes that a certificate stands in its cluster's store.
+// Ack notes that a certificate or an absence stands in its cluster's store.
 func (l *Lives) Ack(c cluster.ClusterID, a hostapi.Ack) error {
-	cert, ok := l.state().BySeq(a.Seq)
-	if !ok || cert.Cluster != c {
-		return &Refusal{hostapi.CodeForbidden, "no certificate of this cluster has that sequence number"}
+	cert, certified := l.state().BySeq(a.Seq)
+	absence, denied := l.state().AbsenceBySeq(a.Seq)
+	if !(certified && cert.Cluster == c) && !(denied && absence.Cluster == c) {
+		return &Refusal{hostapi.CodeForbidden, "no certificate or absence of this cluster has that sequence number"}
 	}
 	if a.Revision <= 0 {
-		return &Refusal{hostapi.CodeBadRequest, "revision: want the store's revision of the certificate, above 0"}
+		return &Refusal{hostapi.CodeBadRequest, "revision: want the store's revision of what is acknowledged, above 0"}
 	}
-	if cert.Acked {
+	if cert.Acked || absence.Acked {
 		return nil
 	}
 	return l.cfg.Journal.Append(journal.Entry{Ack: &journal.Ack{Seq: a.Seq, Revision: a.Revision}})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -55,12 +56,24 @@ func (p permits) Allows(c cluster.ClusterID, g cluster.GuestID) bool {
 	return false
 }
 
+func (p permits) Clusters(g cluster.GuestID) []cluster.ClusterID {
+	var out []cluster.ClusterID
+	for c := range p {
+		if p.Allows(c, g) {
+			out = append(out, c)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
 // bench is one hostd's Lives over a journal that survives its runs.
 type bench struct {
 	*Lives
 	t       *testing.T
 	storage *journal.Memory
 	permits permits
+	runs    int
 	mu      sync.Mutex // guards told where a keeper runs
 	told    []Effect
 	refused error
@@ -79,7 +92,8 @@ func (b *bench) run(hostBoot string, immobile bool) {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	b.Lives = NewLives(LivesConfig{Journal: j, Host: "h1", HostBoot: hostBoot, Key: testKey, Permissions: b.permits, Immobile: immobile, Log: quiet})
+	b.runs++
+	b.Lives = NewLives(LivesConfig{Journal: j, Host: "h1", HostBoot: hostBoot, Run: fmt.Sprintf("run %d", b.runs), Key: testKey, Permissions: b.permits, Immobile: immobile, Log: quiet})
 	effects, err := b.Begin()
 	if err != nil {
 		b.t.Fatal(err)
@@ -372,7 +386,7 @@ func TestAnEndedLifeSeenAgainIsDestroyed(t *testing.T) {
 	if b.bind(lifeA, alpha); b.refused == nil {
 		t.Error("an ended life could bind")
 	}
-	if reply, _ := b.Admit(order(hostapi.ActionOff, 1, "d", lifeA)); reply != nil {
+	if reply, _, _ := b.Admit(order(hostapi.ActionOff, 1, "d", lifeA)); reply != nil {
 		t.Errorf("off is answered from memory while the life runs: %+v", reply)
 	}
 }
@@ -484,16 +498,16 @@ func TestAckIsTakenFromTheCertificatesClusterOnly(t *testing.T) {
 	if err := b.Ack(beta, hostapi.Ack{Seq: 1, Revision: 5}); err == nil {
 		t.Error("another cluster's ack was taken")
 	}
-	if _, certs := b.Since(alpha, 1); len(certs) != 1 {
-		t.Errorf("unacknowledged: %d certificates, want 1", len(certs))
+	if past := b.Since(alpha, 1); len(past.Certificates) != 1 {
+		t.Errorf("unacknowledged: %d certificates, want 1", len(past.Certificates))
 	}
 	if err := b.Ack(alpha, hostapi.Ack{Seq: 1, Revision: 5}); err != nil {
 		t.Error(err)
 	}
-	if _, certs := b.Since(alpha, 1); len(certs) != 0 {
-		t.Errorf("acknowledged: %d certificates, want 0", len(certs))
+	if past := b.Since(alpha, 1); len(past.Certificates) != 0 {
+		t.Errorf("acknowledged: %d certificates, want 0", len(past.Certificates))
 	}
-	if _, certs := b.Since(alpha, 0); len(certs) != 1 {
-		t.Errorf("from the beginning: %d certificates, want 1", len(certs))
+	if past := b.Since(alpha, 0); len(past.Certificates) != 1 {
+		t.Errorf("from the beginning: %d certificates, want 1", len(past.Certificates))
 	}
 }

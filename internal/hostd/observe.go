@@ -27,6 +27,12 @@ func (l *Lives) Event(ev hypervisor.Event) []Effect {
 		return l.sighted(ev.Guest, ev.Life, hypervisor.StatePaused)
 	case hypervisor.EventEnded:
 		return l.ended(ev)
+	case hypervisor.EventLeaving:
+		return l.leaving(ev)
+	case hypervisor.EventArriving:
+		return l.arriving(ev)
+	case hypervisor.EventStayed:
+		return l.stays(ev)
 	case hypervisor.EventInside:
 		l.log.Info("guest restarts or panics inside its life: no end", "guest", ev.Guest, "life", ev.Life, "reason", ev.Reason)
 	}
@@ -36,12 +42,28 @@ func (l *Lives) Event(ev hypervisor.Event) []Effect {
 // sighted: the life exists on this host now.
 func (l *Lives) sighted(guest cluster.GuestID, life cluster.LifeID, state hypervisor.GuestState) []Effect {
 	effects := l.view(hypervisor.Guest{ID: guest, Name: l.views[guest].Name, State: state, Life: life})
-	if known := l.state().Lives[life]; known.Status == journal.Ended {
+	known := l.state().Lives[life]
+	switch {
+	case known.Status == journal.Ended:
 		l.log.Warn("an ended life is shown running; it will be destroyed", "guest", guest, "life", life)
 		return append(effects, Effect{Kill: &Target{Guest: guest, Life: life}})
+	case known.Refused && known.Status != journal.Here && known.Status != journal.Leaving:
+		l.log.Error("a life that is refused here is shown running; it will be destroyed", "guest", guest, "life", life)
+		effects = append(effects, Effect{Kill: &Target{Guest: guest, Life: life}})
+	case known.Status == journal.Leaving && !l.stayed[life]:
+		return effects // it runs here until it has switched over
 	}
 	l.confirmed[life] = true
-	return append(effects, l.record(fact{life: life, guest: guest, status: journal.Here})...)
+	delete(l.stayed, life)
+	f := fact{life: life, guest: guest, status: journal.Here}
+	if _, denied := l.state().Absences[life]; denied {
+		f.arrival = l.nextArrival() // it came without asking: what was said of it does not hold any more
+	}
+	effects = append(effects, l.record(f)...)
+	if known.Status != journal.Here {
+		effects = append(effects, l.tell(guest)...)
+	}
+	return effects
 }
 
 // ended judges the hypervisor's report of an end.
@@ -50,7 +72,14 @@ func (l *Lives) ended(ev hypervisor.Event) []Effect {
 	if l.views[ev.Guest].Life == ev.Life {
 		effects = l.view(hypervisor.Guest{ID: ev.Guest, Name: l.views[ev.Guest].Name, State: stateAfter(ev.Reason)})
 	}
-	switch {
+	switch status := l.status(ev.Life); {
+	case status == journal.Arriving:
+		return append(effects, l.resolve(ev.Guest, ev.Life)...)
+	case status == journal.Leaving && ev.Reason != hypervisor.ReasonSaved:
+		if l.fencing[ev.Life] != "" {
+			return effects // the order that ends it says what this is
+		}
+		ev.Reason = hypervisor.ReasonMigrated // whatever it looks like: it may have switched over (C-1)
 	case ev.Reason.Ends():
 		if !l.mayEnd(ev.Life) {
 			l.log.Warn("end of a life that was not seen running here; no certificate", "guest", ev.Guest, "life", ev.Life, "reason", ev.Reason)
@@ -132,9 +161,11 @@ func (l *Lives) Listing(mark uint64, guests []hypervisor.Guest) []Effect {
 	for _, life := range l.here() {
 		if g, ok := listed[life.Guest]; ok && g.Life != life.ID {
 			effects = append(effects, l.missing(life, g)...)
+		} else {
+			delete(l.unshown, life.ID)
 		}
 	}
-	return effects
+	return append(effects, l.denyLeft(mark, listed)...)
 }
 
 // forget drops the views of guests that the hypervisor has no more.
@@ -164,10 +195,17 @@ func (l *Lives) listed(g hypervisor.Guest) []Effect {
 // missing judges a life that was here and that the listing no longer shows.
 func (l *Lives) missing(life journal.Life, g hypervisor.Guest) []Effect {
 	switch {
+	case life.Status == journal.Arriving:
+		return l.unseen(life)
 	case g.State == hypervisor.StateSaved:
 		return l.record(fact{life: life.ID, guest: life.Guest, status: journal.Left, reason: hypervisor.ReasonSaved})
 	case g.State != hypervisor.StateOff && g.Life == "":
 		return nil // unknown is not off
+	case life.Status == journal.Leaving:
+		if l.fencing[life.ID] != "" {
+			return nil
+		}
+		return l.record(fact{life: life.ID, guest: life.Guest, status: journal.Left, reason: hypervisor.ReasonMigrated})
 	case l.cfg.Immobile:
 		l.log.Info("a life is gone from a host that guests cannot leave: ended", "guest", life.Guest, "life", life.ID)
 		return l.end(life.Guest, life.ID, cluster.CauseCrashed)
@@ -184,7 +222,7 @@ func (l *Lives) view(g hypervisor.Guest) []Effect {
 		return nil
 	}
 	l.views[g.ID] = g
-	return []Effect{{Guest: &g}}
+	return l.tell(g.ID)
 }
 
 // runs reports whether the hypervisor's last word is that the life exists here.

@@ -68,33 +68,53 @@ type Result struct {
 // Admit decides whether an order may be carried out, and makes its epoch
 // durable first (rule P8). A *Refusal: no, and nothing was done. A reply: it
 // is answered without the hypervisor. Neither: carry it out and call Settle.
-func (l *Lives) Admit(o Order) (*hostapi.Reply, error) {
+func (l *Lives) Admit(o Order) (*hostapi.Reply, []Effect, error) {
 	if err := o.Check(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := l.mayAct(o); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	entries, err := l.lead(o)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	earlier, repeated := l.state().Decision(o.Cluster, o.Incarnation, o.Decision)
 	if repeated && (earlier.Action != o.Action || earlier.Guest != o.Guest || earlier.Life != o.Life) {
-		return nil, &Refusal{hostapi.CodeBadRequest, fmt.Sprintf("decision %q was %s of guest %s before; a new decision needs a new name", o.Decision, earlier.Action, earlier.Guest)}
+		return nil, nil, &Refusal{hostapi.CodeBadRequest, fmt.Sprintf("decision %q was %s of guest %s before; a new decision needs a new name", o.Decision, earlier.Action, earlier.Guest)}
 	}
 	if o.Action != hostapi.ActionOff && !repeated {
 		entries = append(entries, journal.Entry{Decision: o.entry(hostapi.Reply{})})
 	}
+	refuses, effects := l.refuse(o)
+	entries = append(entries, refuses...)
 	if len(entries) > 0 {
 		if err := l.cfg.Journal.Append(entries...); err != nil {
-			return &hostapi.Reply{Outcome: cluster.OutcomeNotDone, Detail: err.Error()}, nil
+			return &hostapi.Reply{Outcome: cluster.OutcomeNotDone, Detail: err.Error()}, nil, nil
 		}
 	}
 	if repeated && o.Action != hostapi.ActionOff {
-		return repeat(earlier), nil
+		return repeat(earlier), nil, nil
 	}
-	return l.known(o), nil
+	if asked := l.asked[o.Life]; asked != nil && len(effects) > 0 {
+		delete(l.asked, o.Life)
+	}
+	return l.known(o), effects, nil
+}
+
+// refuse closes this host for a life that an order is to end, for good: what
+// waits to arrive is refused, and nothing that comes later may begin (C-3).
+func (l *Lives) refuse(o Order) ([]journal.Entry, []Effect) {
+	life, known := l.state().Lives[o.Life]
+	if o.Action != hostapi.ActionOff || !known || life.Refused || life.Status == journal.Ended {
+		return nil, nil
+	}
+	life.Refused = true
+	var effects []Effect
+	if asked := l.asked[o.Life]; asked != nil {
+		effects = append(effects, Effect{Answered: &Answered{Life: o.Life, Refused: "its cluster is ending the life"}})
+	}
+	return []journal.Entry{{Life: &life}}, effects
 }
 
 // mayAct checks permission, owner and subject of an order.
@@ -222,6 +242,8 @@ func (l *Lives) Settle(o Order, res Result) (hostapi.Reply, []Effect, error) {
 //	it had ended here before, by the journal             done
 //	no life or another one runs, and the life was seen
 //	here on a host that guests cannot leave              done
+//	not running, and it has migrated away or was to
+//	arrive: refused from now on                          done, with an absence
 //	another life runs                                    refused: nothing was done
 //	not running, no such guest, a timeout, anything      unknown
 func (l *Lives) settleOff(o Order, err error) (hostapi.Reply, []Effect, error) {
@@ -244,10 +266,36 @@ func (l *Lives) settleOff(o Order, err error) (hostapi.Reply, []Effect, error) {
 			return l.endedReply(o), effects, nil
 		}
 		return hostapi.Reply{Outcome: cluster.OutcomeUnknown, Detail: "the life is gone, but the journal of the host takes no entry"}, effects, nil
+	case notThere(err) && l.elsewhere(o.Life):
+		effects = append(effects, l.record(fact{life: o.Life, guest: o.Guest, status: journal.Left, reason: hypervisor.ReasonMigrated, absent: "refused here, and not running", on: o.Cluster})...)
+		return l.absentReply(o, err), append(effects, l.tell(o.Guest)...), nil
 	case errors.Is(err, hypervisor.ErrOtherLife):
 		return hostapi.Reply{}, effects, &Refusal{hostapi.CodeOtherLife, fmt.Sprintf("guest %s runs in another life than %s; nothing was done", o.Guest, o.Life)}
 	}
 	return unknown(err), effects, nil
+}
+
+// notThere: the hypervisor answered, and the named life is not on this host.
+func notThere(err error) bool {
+	return errors.Is(err, hypervisor.ErrNotRunning) || errors.Is(err, hypervisor.ErrOtherLife) || errors.Is(err, hypervisor.ErrNoGuest)
+}
+
+// elsewhere: the life is refused here since the order was admitted, and it was
+// to arrive and cannot any more, or is known to have migrated away.
+func (l *Lives) elsewhere(life cluster.LifeID) bool {
+	known := l.state().Lives[life]
+	_, waits := l.waiting(life)
+	return !waits && known.Refused && (known.Status == journal.Arriving || hasMigrated(known))
+}
+
+// absentReply says that the life is not here and is refused from now on. It is
+// no end: only the word of another place can be one.
+func (l *Lives) absentReply(o Order, err error) hostapi.Reply {
+	absence, ok := l.state().Absences[o.Life]
+	if !ok || absence.Cluster != o.Cluster {
+		return unknown(err)
+	}
+	return hostapi.Reply{Outcome: cluster.OutcomeDone, Absence: &absence.Absence, Detail: "not on this host: " + absence.Why}
 }
 
 // impliesEnd: the hypervisor has the guest without that life, the life was

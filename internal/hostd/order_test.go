@@ -23,7 +23,7 @@ func order(action string, epoch cluster.Epoch, decision string, life cluster.Lif
 // carry admits and settles as the actor does. asked says whether the
 // hypervisor was asked.
 func (b *bench) carry(o Order, res Result) (reply hostapi.Reply, asked bool, err error) {
-	early, err := b.Admit(o)
+	early, _, err := b.Admit(o)
 	if early != nil || err != nil {
 		return deref(early), false, err
 	}
@@ -45,7 +45,6 @@ func TestOutcomesOfOff(t *testing.T) {
 	seen := func(b *bench) { b.claimed() }
 	never := func(*bench) {}
 	over := func(b *bench) { b.claimed(); b.event(ended, lifeA, hypervisor.ReasonCrashed) }
-	moved := func(b *bench) { b.claimed(); b.event(ended, lifeA, hypervisor.ReasonMigrated) }
 	done, not, unknown := cluster.OutcomeDone, cluster.OutcomePending, cluster.OutcomeUnknown
 	for _, c := range []struct {
 		name     string
@@ -62,7 +61,6 @@ func TestOutcomesOfOff(t *testing.T) {
 		{"a hypervisor that does not answer is unknown", true, seen, hypervisor.ErrUnavailable, unknown, false},
 		{"no such guest is unknown", true, seen, hypervisor.ErrNoGuest, unknown, false},
 		{"C-2: not running is unknown", false, seen, hypervisor.ErrNotRunning, unknown, false},
-		{"C-3: not running after a migration is unknown", false, moved, hypervisor.ErrNotRunning, unknown, false},
 		{"not running is unknown for a life never seen, also where guests cannot leave", true, never, hypervisor.ErrNotRunning, unknown, false},
 		{"not running is the end of a life seen here where guests cannot leave", true, seen, hypervisor.ErrNotRunning, done, true},
 		{"another life is the end of a life seen here where guests cannot leave", true, seen, hypervisor.ErrOtherLife, done, true},
@@ -94,7 +92,7 @@ func TestOffAndItsEventMakeOneCertificate(t *testing.T) {
 	b := newBench(t, false)
 	b.claimed()
 	o := order(hostapi.ActionOff, 1, "d1", lifeA)
-	if reply, err := b.Admit(o); reply != nil || err != nil {
+	if reply, _, err := b.Admit(o); reply != nil || err != nil {
 		t.Fatalf("%+v %v", reply, err)
 	}
 	b.event(ended, lifeA, hypervisor.ReasonDestroyed)
@@ -147,7 +145,7 @@ func TestNothingIsDoneWhenTheEpochCannotBeWritten(t *testing.T) {
 func TestOffIsUnknownUntilItsEndIsDurable(t *testing.T) {
 	b := newBench(t, true)
 	b.claimed()
-	if reply, err := b.Admit(order(hostapi.ActionOff, 1, "d1", lifeA)); reply != nil || err != nil {
+	if reply, _, err := b.Admit(order(hostapi.ActionOff, 1, "d1", lifeA)); reply != nil || err != nil {
 		t.Fatal(reply, err)
 	}
 	b.storage.SetFail(syscall.ENOSPC)
@@ -187,7 +185,7 @@ func TestARepeatedDecisionIsNotCarriedOutAgain(t *testing.T) {
 func TestAGuestThatDiesAtOnceIsNotTakenForATombstone(t *testing.T) {
 	b := newBench(t, true)
 	on := order(hostapi.ActionOn, 1, "d1", "")
-	if reply, err := b.Admit(on); reply != nil || err != nil {
+	if reply, _, err := b.Admit(on); reply != nil || err != nil {
 		t.Fatal(reply, err)
 	}
 	b.event(start, lifeA, hypervisor.ReasonBooted)
@@ -203,7 +201,7 @@ func TestAGuestThatDiesAtOnceIsNotTakenForATombstone(t *testing.T) {
 func TestADecisionBegunAndNotFinishedStaysUnknown(t *testing.T) {
 	b := newBench(t, true)
 	on := order(hostapi.ActionOn, 1, "d1", "")
-	if reply, err := b.Admit(on); reply != nil || err != nil {
+	if reply, _, err := b.Admit(on); reply != nil || err != nil {
 		t.Fatal(reply, err)
 	}
 	b.run(boots1, true)

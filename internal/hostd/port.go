@@ -7,19 +7,15 @@ import (
 	"ringfence/internal/cluster"
 )
 
-// Permissions says which cluster may ask for which guest. It is asked each
-// time, so that a change counts at once.
+// Permissions is what all clusters may do on this host. It is safe for
+// concurrent use and asked each time, so that a change counts at once. After a
+// change, end the streams with DropStreams.
 type Permissions interface {
+	// Allows reports whether a cluster may deal with a guest.
 	Allows(c cluster.ClusterID, g cluster.GuestID) bool
-}
-
-// Grants is what all clusters may do on this host. It is safe for concurrent
-// use and asked each time. After a change, end the streams with DropStreams.
-type Grants interface {
-	Permissions
-	// Granted reports whether some cluster may deal with a guest: only then
-	// hostd listens on the guest's own channel.
-	Granted(g cluster.GuestID) bool
+	// Clusters returns all that may, in order. Where it is none hostd does not
+	// listen on the guest's own channel.
+	Clusters(g cluster.GuestID) []cluster.ClusterID
 }
 
 // AuditLog takes who wanted what, and what came of it. Note must not wait and

@@ -61,7 +61,7 @@ func (a *actor) reset(ctx context.Context, t Target) hostapi.Reply {
 		return unknown(errors.New("an earlier call for this guest is still under way"))
 	}
 	defer done()
-	err = a.driver.Off(callCtx, t.Guest, t.Life)
+	err = a.off(callCtx, t)
 	a.relist()
 	settleCtx, settled := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
 	defer settled()

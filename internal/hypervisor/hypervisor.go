@@ -183,5 +183,9 @@ type Mover interface {
 	// only when that is seen: the life is at its source and nowhere else.
 	// ErrNotRunning: no migration of that life is known here, be it that it has
 	// switched over. ErrNoGuest. Any other error: unknown.
+	//
+	// However it ends, an arrival of which the guard was asked before and that
+	// has not begun is refused, whatever the guard said: the caller takes it that
+	// the life cannot come any more without the guard being asked again.
 	Abort(ctx context.Context, g cluster.GuestID, life cluster.LifeID) error
 }

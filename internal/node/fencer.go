@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"strings"
 	"sync"
 	"time"
 
 	"ringfence/internal/cluster"
+	"ringfence/internal/plan"
 	"ringfence/internal/store"
 	"ringfence/internal/wire/hostapi"
 )
@@ -43,21 +46,20 @@ func (n *Node) attempt(ctx context.Context, s cluster.State, fence cluster.Rec[c
 	log := n.Log.With("component", "fencer", "victim", fence.Value.Node, "victim_boot", fence.Value.Boot, "attempt", fence.Value.Attempt)
 	log.Info("fence attempt", "reason", string(fence.Value.Reason), "detail", fence.Value.Detail)
 	began := n.Clock.Now()
-	outcome, detail := n.fenceLevel(ctx, &s, fence.Value)
-	log.Info("fence attempt ended", "outcome", string(outcome), "detail", detail, "took", n.Clock.Now()-began)
-	n.reportAttempt(ctx, fence, outcome, detail)
+	report := n.fenceLevel(ctx, &s, fence.Value)
+	log.Info("fence attempt ended", "outcome", string(report.Outcome), "detail", report.Detail, "took", n.Clock.Now()-began)
+	report.Boot, report.Attempt, report.Executor = fence.Value.Boot, fence.Value.Attempt, n.Self.Node
+	n.reportAttempt(ctx, fence, report)
 }
 
 // reportAttempt writes the outcome of an attempt down, and keeps trying while
 // it counts.
-func (n *Node) reportAttempt(ctx context.Context, fence cluster.Rec[cluster.Fence], outcome cluster.Outcome, detail string) {
-	report := cluster.FenceReport{
-		Boot: fence.Value.Boot, Attempt: fence.Value.Attempt, Executor: n.Self.Node, Outcome: outcome, Detail: detail,
-	}
+func (n *Node) reportAttempt(ctx context.Context, fence cluster.Rec[cluster.Fence], report cluster.FenceReport) {
 	for ctx.Err() == nil {
 		var standing cluster.Rec[cluster.FenceReport]
-		n.Mirror.Read(func(s *cluster.State) { standing = s.FenceRp[report.Boot] })
-		if standing.Value.Outcome == cluster.OutcomeDone {
+		var boot cluster.Boot
+		n.Mirror.Read(func(s *cluster.State) { standing, boot = s.FenceRp[report.Boot], s.Boots[report.Boot].Value })
+		if standing.Value.Outcome == cluster.OutcomeDone && standing.Value.Covers(boot) {
 			return // off is off: no later word of another attempt may hide it
 		}
 		_, err := n.commit(ctx, store.Tx{
@@ -70,7 +72,7 @@ func (n *Node) reportAttempt(ctx context.Context, fence cluster.Rec[cluster.Fenc
 		if err == nil {
 			return
 		}
-		if errors.Is(err, store.ErrConflict) && !n.stillCounts(&fence, outcome) {
+		if errors.Is(err, store.ErrConflict) && !n.stillCounts(&fence, report.Outcome) {
 			return
 		}
 		n.sleep(ctx, commitRetry)
@@ -93,34 +95,37 @@ func (n *Node) stillCounts(fence *cluster.Rec[cluster.Fence], outcome cluster.Ou
 
 // fenceLevel carries out all methods of the decision's level: done only if
 // each is done, not done only if none may have happened.
-func (n *Node) fenceLevel(ctx context.Context, s *cluster.State, fence cluster.Fence) (cluster.Outcome, string) {
-	boot, ok := s.Boots[fence.Boot]
-	if !ok {
-		return cluster.OutcomeUnknown, "no record of the boot"
+func (n *Node) fenceLevel(ctx context.Context, s *cluster.State, fence cluster.Fence) cluster.FenceReport {
+	if _, ok := s.Boots[fence.Boot]; !ok {
+		return cluster.FenceReport{Outcome: cluster.OutcomeUnknown, Detail: "no record of the boot"}
 	}
 	levels := cluster.DefaultFence()
 	if config, ok := s.Config.Value.Node(fence.Node); ok && len(config.Fence) > 0 {
 		levels = config.Fence
 	}
-	all, detail := cluster.OutcomePending, ""
+	var all cluster.FenceReport
 	for _, method := range levels[fence.Level%len(levels)] {
-		outcome, said := cluster.OutcomeNotDone, fmt.Sprintf("fence method %s is not known to this version", method)
+		report := cluster.FenceReport{Outcome: cluster.OutcomeNotDone, Detail: fmt.Sprintf("fence method %s is not known to this version", method)}
 		if method == cluster.FenceHostd {
-			outcome, said = n.fenceByHost(ctx, s, fence, boot.Value)
+			report = n.fenceByHosts(ctx, s.Boots[fence.Boot].Value, fence)
 		}
-		detail += method + ": " + said
-		if all == cluster.OutcomePending {
-			all = outcome // of the first method
+		all.Detail += method + ": " + report.Detail
+		if all.Outcome == cluster.OutcomePending { // of the first method
+			all.Outcome, all.Places = report.Outcome, report.Places
 		}
-		all = worse(all, outcome)
+		all.Outcome = worse(all.Outcome, report.Outcome)
+		maps.DeleteFunc(all.Places, func(h cluster.HostName, a cluster.Arrival) bool {
+			verified, also := report.Places[h]
+			return !also || verified != a
+		})
 	}
-	if all == cluster.OutcomePending {
-		return cluster.OutcomeUnknown, "the level names no method"
+	if all.Outcome == cluster.OutcomePending {
+		return cluster.FenceReport{Outcome: cluster.OutcomeUnknown, Detail: "the level names no method"}
 	}
-	return all, detail
+	return all
 }
 
-// worse combines the outcomes of methods that must all be done.
+// worse combines the outcomes of methods, or of places, that must all be done.
 func worse(a, b cluster.Outcome) cluster.Outcome {
 	if a == cluster.OutcomeUnknown || b == cluster.OutcomeUnknown || a != b {
 		return cluster.OutcomeUnknown
@@ -128,29 +133,82 @@ func worse(a, b cluster.Outcome) cluster.Outcome {
 	return a
 }
 
-// fenceByHost asks the host at the life's place for off(life). Its certificate
-// is committed first, so that the evidence stands whoever reads it.
-func (n *Node) fenceByHost(ctx context.Context, s *cluster.State, fence cluster.Fence, boot cluster.Boot) (cluster.Outcome, string) {
+// fenceRounds bounds how often one attempt asks again because the life has got
+// another place meanwhile; then the next attempt goes on.
+const fenceRounds = 3
+
+// fenceByHosts asks the hosts at all places of the life for off(life), as the
+// newest record has them. Their certificates and absences are committed first,
+// so that the evidence stands whoever reads it. Done needs the word of every
+// place, and one that saw the life end (rule P5, C-3).
+func (n *Node) fenceByHosts(ctx context.Context, boot cluster.Boot, fence cluster.Fence) cluster.FenceReport {
 	if boot.Life == "" || len(boot.Places) == 0 {
-		return cluster.OutcomeNotDone, "no host is known for this boot; confirm its end with `ringfence node confirm-dead " + string(fence.Node) + "`"
+		return cluster.FenceReport{Outcome: cluster.OutcomeNotDone, Detail: "no host is known for this boot; confirm its end with `ringfence node confirm-dead " + string(fence.Node) + "`"}
 	}
-	detail := ""
-	for _, place := range boot.Places {
-		reply, err := n.hosts.order(ctx, place, func(ctx context.Context, host Host) (hostapi.Reply, error) {
-			return host.Off(ctx, boot.Guest, hostapi.Order{
-				Cluster: n.Cluster, Incarnation: n.Incarnation, Epoch: fence.Epoch,
-				Decision: fmt.Sprintf("fence/%s", fence.Boot), Life: boot.Life,
-			})
-		})
-		switch {
-		case err != nil:
-			return cluster.OutcomeUnknown, fmt.Sprintf("host %s: %v", place, err)
-		case reply.Outcome != cluster.OutcomeDone:
-			return reply.Outcome, fmt.Sprintf("host %s: %s", place, reply.Detail)
-		case reply.Certificate == nil || !n.hosts.commitCertificate(ctx, place, *reply.Certificate):
-			return cluster.OutcomeUnknown, fmt.Sprintf("host %s says done, but its certificate could not be verified and stored", place)
+	report := cluster.FenceReport{Places: map[cluster.HostName]cluster.Arrival{}}
+	proved := false
+	for round := 0; round < fenceRounds && !(round > 0 && report.Covers(boot)); round++ {
+		n.Mirror.Read(func(s *cluster.State) { boot = s.Boots[fence.Boot].Value })
+		report.Outcome, report.Detail = n.offEverywhere(ctx, fence, boot, report.Places)
+		if report.Outcome != cluster.OutcomeDone {
+			return report
 		}
-		detail += fmt.Sprintf("host %s: off, verified", place)
+		n.Mirror.Read(func(s *cluster.State) {
+			boot = s.Boots[fence.Boot].Value
+			proved = plan.Certified(s, boot)
+		})
 	}
-	return cluster.OutcomeDone, detail
+	if !proved {
+		report.Outcome = cluster.OutcomeUnknown
+		report.Detail += "; but none of them saw it end"
+	}
+	return report
+}
+
+// offEverywhere asks all places that are not verified yet at the same time: one
+// that does not answer delays no other.
+func (n *Node) offEverywhere(ctx context.Context, fence cluster.Fence, boot cluster.Boot, verified map[cluster.HostName]cluster.Arrival) (cluster.Outcome, string) {
+	type answer struct {
+		outcome cluster.Outcome
+		detail  string
+	}
+	if len(boot.Places) == 0 {
+		return cluster.OutcomeUnknown, "the record of the boot is gone"
+	}
+	answers := make([]answer, len(boot.Places))
+	var wg sync.WaitGroup
+	for i, place := range boot.Places {
+		wg.Go(func() { answers[i].outcome, answers[i].detail = n.offAt(ctx, fence, boot, place) })
+	}
+	wg.Wait()
+	all, details := answers[0].outcome, []string{}
+	for i, place := range boot.Places {
+		all = worse(all, answers[i].outcome)
+		details = append(details, fmt.Sprintf("host %s: %s", place, answers[i].detail))
+		if answers[i].outcome == cluster.OutcomeDone {
+			verified[place] = boot.Arrivals[place]
+		}
+	}
+	return all, strings.Join(details, "; ")
+}
+
+// offAt asks one host.
+func (n *Node) offAt(ctx context.Context, fence cluster.Fence, boot cluster.Boot, place cluster.HostName) (cluster.Outcome, string) {
+	reply, err := n.hosts.order(ctx, place, func(ctx context.Context, host Host) (hostapi.Reply, error) {
+		return host.Off(ctx, boot.Guest, hostapi.Order{
+			Cluster: n.Cluster, Incarnation: n.Incarnation, Epoch: fence.Epoch,
+			Decision: fmt.Sprintf("fence/%s", fence.Boot), Life: boot.Life,
+		})
+	})
+	switch {
+	case err != nil:
+		return cluster.OutcomeUnknown, err.Error()
+	case reply.Outcome != cluster.OutcomeDone:
+		return reply.Outcome, reply.Detail
+	case reply.Certificate != nil && n.hosts.commitCertificate(ctx, place, *reply.Certificate):
+		return cluster.OutcomeDone, "off, verified"
+	case reply.Absence != nil && reply.Absence.Covers(boot.Arrivals[place]) && n.hosts.commitAbsence(ctx, place, *reply.Absence):
+		return cluster.OutcomeDone, "not there, and refused from now on"
+	}
+	return cluster.OutcomeUnknown, "it says done, but its certificate could not be verified and stored"
 }

@@ -29,6 +29,8 @@ type hosts struct {
 	mu      sync.Mutex // guards the fields below
 	links   map[cluster.HostName]*hostLink
 	pending map[string]cluster.DeathCertificate // by key of the record: of lives without a known boot
+	absent  map[string]cluster.Absence          // by key of the record: not stored yet
+	placing map[hostapi.Arriving]bool           // arrivals that are being written down
 }
 
 // hostLink is the connection to one host as it was enrolled at one revision.
@@ -44,6 +46,8 @@ func (h *hosts) init(n *Node) {
 	h.n = n
 	h.links = map[cluster.HostName]*hostLink{}
 	h.pending = map[string]cluster.DeathCertificate{}
+	h.absent = map[string]cluster.Absence{}
+	h.placing = map[hostapi.Arriving]bool{}
 }
 
 // run follows the host records and the pending certificates.
@@ -58,7 +62,11 @@ func (h *hosts) run(ctx context.Context) error {
 		for _, cert := range known {
 			h.commitCertificate(ctx, cert.Host, cert)
 		}
-		if len(known) > 0 {
+		absences := h.knownAbsences(&s)
+		for _, absence := range absences {
+			h.commitAbsence(ctx, absence.Host, absence)
+		}
+		if len(known)+len(absences) > 0 {
 			return commitRetry, nil // what could not be stored is tried again
 		}
 		return 0, nil
@@ -94,13 +102,15 @@ func (h *hosts) dialNew(ctx context.Context, wg *sync.WaitGroup, s *cluster.Stat
 // follow keeps the event stream of one host up.
 func (h *hosts) follow(ctx context.Context, link *hostLink) {
 	defer link.client.Close()
+	var wg sync.WaitGroup
+	defer wg.Wait()
 	log := h.n.Log.With("component", "hosts", "host", link.rec.Value.Name)
 	delay := redialFirst
 	for ctx.Err() == nil {
 		err := link.client.Stream(ctx, 0, func(e hostclient.Event) error {
 			delay = redialFirst
 			h.setAlive(link, true)
-			h.take(ctx, link, e)
+			h.take(ctx, &wg, link, e)
 			return nil
 		})
 		if h.setAlive(link, false) && ctx.Err() == nil {
@@ -190,11 +200,18 @@ func (l *hostLink) word(boot cluster.Boot) (word cluster.HostWord, moving bool) 
 	return cluster.WordUnknown, guest.Moving
 }
 
-func (h *hosts) take(ctx context.Context, link *hostLink, e hostclient.Event) {
+func (h *hosts) take(ctx context.Context, wg *sync.WaitGroup, link *hostLink, e hostclient.Event) {
 	switch {
 	case e.Certificate != nil:
 		h.commitCertificate(ctx, link.rec.Value.Name, *e.Certificate)
+	case e.Absence != nil:
+		h.commitAbsence(ctx, link.rec.Value.Name, *e.Absence)
+	case e.Arriving != nil:
+		h.begin(wg, *e.Arriving, func() { h.arriving(ctx, link, *e.Arriving, barred) })
 	case e.Guest != nil:
+		if stray := h.stray(link.rec.Value.Name, *e.Guest); stray != nil {
+			h.begin(wg, *stray, func() { h.arriving(ctx, link, *stray, anyway) })
+		}
 		h.n.Log.Debug("host tells of a guest", "component", "hosts", "host", link.rec.Value.Name, "guest", e.Guest.ID, "state", e.Guest.State)
 		h.mu.Lock()
 		if link.guests == nil {
@@ -234,7 +251,7 @@ func (h *hosts) commitCertificate(ctx context.Context, from cluster.HostName, ce
 		return false
 	}
 	if standing, ok := s.CertificateOf(cert.Life, cert.Host); ok {
-		h.ack(ctx, cert, standing.Rev)
+		h.ack(ctx, cert.Host, cert.Seq, standing.Rev)
 		return true
 	}
 	if !h.concerns(&s, cert) {
@@ -254,7 +271,7 @@ func (h *hosts) commitCertificate(ctx context.Context, from cluster.HostName, ce
 		return false
 	}
 	log.Info("death certificate stored", "cause", string(cert.Cause), "seq", cert.Seq, "revision", rev)
-	h.ack(ctx, cert, rev)
+	h.ack(ctx, cert.Host, cert.Seq, rev)
 	return true
 }
 
@@ -315,16 +332,16 @@ func (h *hosts) known(s *cluster.State) []cluster.DeathCertificate {
 }
 
 // ack tells the host, in passing: it repeats what was not acknowledged.
-func (h *hosts) ack(ctx context.Context, cert cluster.DeathCertificate, rev cluster.Revision) {
+func (h *hosts) ack(ctx context.Context, host cluster.HostName, seq uint64, rev cluster.Revision) {
 	h.mu.Lock()
-	link := h.links[cert.Host]
+	link := h.links[host]
 	h.mu.Unlock()
 	if link == nil {
 		return
 	}
 	ctx, cancel := h.n.Clock.WithTimeout(ctx, commitTimeout)
 	defer cancel()
-	if err := link.client.Ack(ctx, hostapi.Ack{Seq: cert.Seq, Revision: rev}); err != nil {
-		h.n.Log.Debug("certificate not acknowledged", "component", "hosts", "host", cert.Host, "err", err)
+	if err := link.client.Ack(ctx, hostapi.Ack{Seq: seq, Revision: rev}); err != nil {
+		h.n.Log.Debug("certificate or absence not acknowledged", "component", "hosts", "host", host, "err", err)
 	}
 }

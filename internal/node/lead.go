@@ -139,7 +139,7 @@ func (n *Node) whyClaim(s *cluster.State, now time.Duration) string {
 		return "the leader's boot has ended"
 	case boot.Value.Phase == cluster.PhaseLeaving:
 		return "the leader is leaving"
-	case n.certified(s, boot.Value):
+	case plan.Certified(s, boot.Value):
 		return "a host certified the end of the leader"
 	case moving[leader.Boot] && !moving[n.Self.ID]:
 		return "the guest of the leader is moving to another host"
@@ -165,17 +165,6 @@ func (n *Node) unanswered(s *cluster.State, now time.Duration) string {
 		return ""
 	}
 	return leaderSilent
-}
-
-// certified reports whether a certificate for the boot's life stands, not yet
-// turned into a tombstone because the one to do it is the dead leader itself.
-func (n *Node) certified(s *cluster.State, boot cluster.Boot) bool {
-	for _, place := range boot.Places {
-		if _, ok := s.CertificateOf(boot.Life, place); !ok {
-			return false
-		}
-	}
-	return len(boot.Places) > 0
 }
 
 // rank is how many members stand before this node in the queue of claimants:

@@ -43,6 +43,6 @@ func (h *hosts) ackNeedless(ctx context.Context, s *cluster.State) {
 	h.mu.Unlock()
 	for _, cert := range found {
 		h.n.Log.Debug("certificate is not needed", "component", "hosts", "host", cert.Host, "life", cert.Life)
-		h.ack(ctx, cert, s.Rev)
+		h.ack(ctx, cert.Host, cert.Seq, s.Rev)
 	}
 }

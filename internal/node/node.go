@@ -53,8 +53,10 @@ type Host interface {
 	On(ctx context.Context, guest cluster.GuestID, o hostapi.Order) (hostapi.Reply, error)
 	// Stream delivers events until the stream is lost or take fails.
 	Stream(ctx context.Context, since uint64, take func(hostclient.Event) error) error
-	// Ack tells the host that a certificate stands in the store.
+	// Ack tells the host that a certificate or an absence stands in the store.
 	Ack(ctx context.Context, ack hostapi.Ack) error
+	// Placed answers an arrival that the host asked for.
+	Placed(ctx context.Context, p hostapi.Placed) (hostapi.PlacedReply, error)
 	// Close releases the connection.
 	Close()
 }

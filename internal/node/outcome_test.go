@@ -11,8 +11,8 @@ import (
 func TestOneMethodThatDidNothingIsNotDone(t *testing.T) {
 	n := &Node{}
 	s := &cluster.State{Boots: map[cluster.BootID]cluster.Rec[cluster.Boot]{"b": {Value: cluster.Boot{ID: "b", Node: "n1"}}}}
-	if outcome, detail := n.fenceLevel(t.Context(), s, cluster.Fence{Boot: "b", Node: "n1"}); outcome != cluster.OutcomeNotDone {
-		t.Errorf("outcome %q (%s), want not done", outcome, detail)
+	if got := n.fenceLevel(t.Context(), s, cluster.Fence{Boot: "b", Node: "n1"}); got.Outcome != cluster.OutcomeNotDone {
+		t.Errorf("outcome %q (%s), want not done", got.Outcome, got.Detail)
 	}
 }
 
@@ -38,7 +38,7 @@ func TestADoneThatComesLateIsNeverHidden(t *testing.T) {
 			s, _ = g.node.Mirror.Snapshot()
 			recs := map[cluster.Outcome]cluster.Rec[cluster.Fence]{cluster.OutcomeDone: old, cluster.OutcomeUnknown: s.Fences["x"]}
 			for _, outcome := range order {
-				g.node.reportAttempt(w.ctx, recs[outcome], outcome, "played")
+				g.node.reportAttempt(w.ctx, recs[outcome], cluster.FenceReport{Boot: "x", Outcome: outcome, Detail: "played"})
 			}
 			s, _ = g.node.Mirror.Snapshot()
 			if got := s.FenceRp["x"].Value.Outcome; got != cluster.OutcomeDone {

@@ -76,6 +76,9 @@ func (n *Node) tryRegister(ctx context.Context) (done bool, err error) {
 	for id, former := range s.Boots {
 		if former.Value.Node == boot.Node {
 			boot.Predecessors = append(boot.Predecessors, id)
+			if former.Value.Life == boot.Life {
+				boot = withPlaces(boot, former.Value)
+			}
 			guards = append(guards, cluster.Guard{Key: cluster.KeyBoot(id), Rev: former.Rev})
 		}
 	}
@@ -89,12 +92,25 @@ func (n *Node) tryRegister(ctx context.Context) (done bool, err error) {
 	return true, nil
 }
 
+// withPlaces adds the places of an earlier boot in the same life: a migration may
+// be under way, or may have ended since the host bound this one (rule P5). The
+// transaction compares that record, so that none is missed.
+func withPlaces(boot, former cluster.Boot) cluster.Boot {
+	for _, place := range former.Places {
+		if arrival, has := former.Arrivals[place]; has || !slices.Contains(boot.Places, place) {
+			boot = boot.Arrive(place, arrival)
+		}
+	}
+	return boot
+}
+
 // noteLife adds life and place to a boot that was registered while its host
 // could not be asked, so that the host's word counts for it. It is the same run
 // of the operating system, so that it is in the life that the host has bound.
 func (n *Node) noteLife(ctx context.Context, known cluster.Rec[cluster.Boot]) (done bool, err error) {
 	next := known.Value
-	next.Life, next.Guest, next.Places, next.Binding = n.Self.Life, n.Self.Guest, n.Self.Places, n.Self.Binding
+	next.Life, next.Guest, next.Binding = n.Self.Life, n.Self.Guest, n.Self.Binding
+	next.Places, next.Arrivals = n.Self.Places, n.Self.Arrivals
 	_, err = n.commit(ctx, store.Tx{
 		Guards: []cluster.Guard{{Key: cluster.KeyBoot(next.ID), Rev: known.Rev}, {Key: cluster.KeyEnded(next.ID)}},
 		Writes: []cluster.Write{cluster.Put(cluster.KeyBoot(next.ID), next)},

@@ -395,6 +395,7 @@ type fakeHost struct {
 	// refuses is how many orders to start a guest it does not carry out.
 	refuses int
 	started int // guests, by such orders
+	moves
 }
 
 func newFakeHost(w *world, name cluster.HostName) *fakeHost {
@@ -448,6 +449,10 @@ type fakeLink struct {
 func (l *fakeLink) Off(_ context.Context, _ cluster.GuestID, o hostapi.Order) (hostapi.Reply, error) {
 	l.h.w.mu.Lock()
 	g := l.h.lives[o.Life]
+	if a := l.h.refuse(o.Life); a != nil {
+		l.h.w.mu.Unlock()
+		return hostapi.Reply{Outcome: cluster.OutcomeDone, Absence: a}, nil
+	}
 	if l.h.silent || l.h.deaf || g == nil {
 		l.h.w.mu.Unlock()
 		return hostapi.Reply{Outcome: cluster.OutcomeUnknown, Detail: "host does not answer"}, nil

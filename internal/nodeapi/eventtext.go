@@ -43,6 +43,8 @@ func derive(before, after *cluster.State, c mirror.Change) []Event {
 		return certificateEvents(after, pairOf(before.Certs, after.Certs, name))
 	case "contradiction":
 		return contradictionEvents(pairOf(before.Contras, after.Contras, boot))
+	case "absence":
+		return absenceEvents(after, pairOf(before.Absence, after.Absence, name))
 	case "view":
 		return viewEvents(after, pairOf(before.Views, after.Views, node))
 	case "appeal":
@@ -170,14 +172,33 @@ func certificateEvents(after *cluster.State, p pair[cluster.DeathCertificate]) [
 		return nil
 	}
 	cert := p.is.Value
-	var node cluster.NodeName
-	for _, boot := range after.Boots {
-		if boot.Value.Life == cert.Life {
+	node := nodeIn(after, cert.Life)
+	return one("certificate", cmp.Or(string(node), string(cert.Guest)), node, "host %s certifies that the guest of %s has ended: %s",
+		cert.Host, cmp.Or(string(node), string(cert.Guest)), cert.Cause)
+}
+
+func absenceEvents(after *cluster.State, p pair[cluster.Absence]) []Event {
+	if p.gone() {
+		return nil // the place went with it, or the guest is on its way back
+	}
+	a := p.is.Value
+	node := nodeIn(after, a.Life)
+	refused := ""
+	if a.Final {
+		refused = ", and never takes it again"
+	}
+	return one("absence", cmp.Or(string(node), string(a.Guest)), node, "host %s does not have the guest of %s%s: %s",
+		a.Host, cmp.Or(string(node), string(a.Guest)), refused, a.Why)
+}
+
+// nodeIn returns the node whose boot is in a life; "" is none.
+func nodeIn(s *cluster.State, life cluster.LifeID) (node cluster.NodeName) {
+	for _, boot := range s.Boots {
+		if boot.Value.Life == life {
 			node = boot.Value.Node
 		}
 	}
-	return one("certificate", cmp.Or(string(node), string(cert.Guest)), node, "host %s certifies that the guest of %s has ended: %s",
-		cert.Host, cmp.Or(string(node), string(cert.Guest)), cert.Cause)
+	return node
 }
 
 func viewEvents(after *cluster.State, p pair[cluster.View]) []Event {

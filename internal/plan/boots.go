@@ -233,6 +233,7 @@ func (p *planner) whyBoot(b *standing) []string {
 	if b.doomed {
 		why = append(why, p.whyFence(b))
 	}
+	why = append(why, p.whyPlaces(b.Value)...)
 	return why
 }
 

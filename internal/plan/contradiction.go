@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"slices"
 
 	"ringfence/internal/cluster"
 )
@@ -11,19 +12,20 @@ import (
 // fenced by every level there is, and the word of the hosts that gave the
 // evidence counts no more until an operator says so.
 
-// doubtHosts notes whose word counts no more.
-func (p *planner) doubtHosts() {
-	p.doubted = map[cluster.HostName]cluster.BootID{}
-	for _, boot := range sortedKeys(p.s.Contras) {
-		for _, host := range p.s.Contras[boot].Value.Hosts {
-			p.doubted[host] = boot
+// doubtedBy returns the boot because of which the word of a host counts no more;
+// "" while it counts.
+func doubtedBy(s *cluster.State, host cluster.HostName) cluster.BootID {
+	for _, boot := range sortedKeys(s.Contras) {
+		if slices.Contains(s.Contras[boot].Value.Hosts, host) {
+			return boot
 		}
 	}
+	return ""
 }
 
 // void reports whether a certificate is of a life that showed itself after it.
-func (p *planner) void(cert cluster.Rec[cluster.DeathCertificate]) bool {
-	for _, c := range p.s.Contras {
+func void(s *cluster.State, cert cluster.Rec[cluster.DeathCertificate]) bool {
+	for _, c := range s.Contras {
 		if c.Value.Life != "" && c.Value.Life == cert.Value.Life && cert.Rev <= c.Value.Seen {
 			return true
 		}
@@ -33,9 +35,15 @@ func (p *planner) void(cert cluster.Rec[cluster.DeathCertificate]) bool {
 
 // doubts says whose word counts no more, for people.
 func (p *planner) doubts() []string {
+	hosts := map[cluster.HostName]bool{}
+	for _, c := range p.s.Contras {
+		for _, host := range c.Value.Hosts {
+			hosts[host] = true
+		}
+	}
 	var out []string
-	for _, host := range sortedKeys(p.doubted) {
-		c := p.s.Contras[p.doubted[host]].Value
+	for _, host := range sortedKeys(hosts) {
+		c := p.s.Contras[doubtedBy(p.s, host)].Value
 		out = append(out, fmt.Sprintf("host %s is not trusted: it gave evidence that boot %s of %s had ended (%s), and that boot answered afterwards (%s, seen by %s); no boot there can be proved dead by it until `ringfence host trust %s`",
 			host, c.Boot, c.Node, c.Evidence, c.How, c.By, host))
 	}
@@ -56,7 +64,7 @@ func (p *planner) contradicted(boot cluster.Boot) bool {
 			return false
 		}
 	}
-	if kind, _, _ := p.certified(&standing{Rec: p.s.Boots[boot.ID]}); kind != "" {
+	if kind, _, _ := certified(p.s, boot); kind != "" {
 		return false // newer than the sign of life, and by hosts that are trusted
 	}
 	return p.s.FenceRp[boot.ID].Rev <= c.Value.Seen || !p.otherMethod(boot)
@@ -81,7 +89,7 @@ func (p *planner) otherMethod(boot cluster.Boot) bool {
 // believes reports whether a fence report of done proves the end of a boot.
 func (p *planner) believes(b *standing) bool {
 	for _, place := range b.Value.Places {
-		if _, doubted := p.doubted[place]; doubted {
+		if doubtedBy(p.s, place) != "" {
 			return p.otherMethod(b.Value)
 		}
 	}

@@ -3,6 +3,7 @@ package plan
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"ringfence/internal/cluster"
@@ -38,10 +39,10 @@ func (p *planner) endBoots() {
 
 // evidenceFor looks for the proof that a boot has ended; kind "" is none.
 func (p *planner) evidenceFor(b *standing) (cluster.EvidenceKind, string, []cluster.Guard) {
-	if kind, detail, guards := p.certified(b); kind != "" {
+	if kind, detail, guards := certified(p.s, b.Value); kind != "" {
 		return kind, detail, guards
 	}
-	if report, ok := p.s.FenceRp[b.id()]; ok && b.doomed && report.Value.Outcome == cluster.OutcomeDone && p.believes(b) {
+	if report, ok := p.s.FenceRp[b.id()]; ok && b.doomed && fenced(report.Value, b.Value) && p.believes(b) {
 		return cluster.EvidenceFenced, fmt.Sprintf("attempt %d by %s: %s", report.Value.Attempt, report.Value.Executor, report.Value.Detail),
 			[]cluster.Guard{guardOf(cluster.KeyFenceReport(b.id()), report.Rev)}
 	}
@@ -55,29 +56,66 @@ func (p *planner) evidenceFor(b *standing) (cluster.EvidenceKind, string, []clus
 	return "", "", nil
 }
 
-// certified reports whether every place of the boot's life has signed its end
-// (rules P5, P11): a certificate by a host where the life is not counts nothing.
-func (p *planner) certified(b *standing) (cluster.EvidenceKind, string, []cluster.Guard) {
-	if b.Value.Life == "" || len(b.Value.Places) == 0 {
+// fenced reports whether an attempt verified off wherever the life is by now.
+func fenced(report cluster.FenceReport, boot cluster.Boot) bool {
+	return report.Outcome == cluster.OutcomeDone && report.Covers(boot)
+}
+
+// notCovered says why a done is none.
+func notCovered(b cluster.Boot) string {
+	return ", but by now it is or may be on host " + joinHosts(b.Places)
+}
+
+// Certified reports whether every place of a boot's life has signed its end, or
+// that it is not there: evidence that awaits its tombstone.
+func Certified(s *cluster.State, b cluster.Boot) bool {
+	kind, _, _ := certified(s, b)
+	return kind != ""
+}
+
+// certified collects the word of every place of a boot's life (rules P5, P11).
+// A certificate by a host where the life is not counts nothing, and so do
+// absences alone: the life may have gone to a host of which nobody told us.
+func certified(s *cluster.State, b cluster.Boot) (cluster.EvidenceKind, string, []cluster.Guard) {
+	if b.Life == "" {
 		return "", "", nil
 	}
-	kind, detail := cluster.EvidenceCertificate, ""
+	var kind cluster.EvidenceKind
+	var details []string
 	var guards []cluster.Guard
-	for _, place := range b.Value.Places {
-		cert, ok := p.s.CertificateOf(b.Value.Life, place)
-		if _, doubted := p.doubted[place]; doubted || !ok || p.void(cert) || cert.Value.Guest != b.Value.Guest || cert.Value.Cluster != p.s.Meta.Value.ID {
+	for _, place := range b.Places {
+		cert, signed := s.CertificateOf(b.Life, place)
+		signed = signed && !void(s, cert) && cert.Value.Guest == b.Guest && cert.Value.Cluster == s.Meta.Value.ID
+		absence, absent := s.AbsenceOf(b, place)
+		switch {
+		case doubtedBy(s, place) != "":
+			return "", "", nil
+		case signed:
+			kind = strongest(kind, cert.Value.Cause)
+			details = append(details, fmt.Sprintf("host %s, its no. %d: life %s, %s", place, cert.Value.Seq, cert.Value.Life, cert.Value.Cause))
+			guards = append(guards, guardOf(cluster.KeyCertificate(b.Life, place), cert.Rev))
+		case absent:
+			details = append(details, fmt.Sprintf("host %s, its no. %d: not there, %s", place, absence.Value.Seq, absence.Value.Why))
+			guards = append(guards, guardOf(cluster.KeyAbsence(b.Life, place), absence.Rev))
+		default:
 			return "", "", nil
 		}
-		switch cert.Value.Cause {
-		case cluster.CauseHostRestarted:
-			kind = cluster.EvidenceHostRestarted
-		case cluster.CauseFenced:
-			kind = cluster.EvidenceFenced
-		}
-		detail = fmt.Sprintf("host %s, its no. %d: life %s, %s", place, cert.Value.Seq, cert.Value.Life, cert.Value.Cause)
-		guards = append(guards, guardOf(cluster.KeyCertificate(b.Value.Life, place), cert.Rev))
 	}
-	return kind, detail, guards
+	return kind, strings.Join(details, "; "), guards
+}
+
+// strongest names the evidence after one more certificate: fenced and host
+// restarted say more than that the life has ended.
+func strongest(kind cluster.EvidenceKind, cause cluster.Cause) cluster.EvidenceKind {
+	switch {
+	case cause == cluster.CauseFenced:
+		return cluster.EvidenceFenced
+	case cause == cluster.CauseHostRestarted && kind != cluster.EvidenceFenced:
+		return cluster.EvidenceHostRestarted
+	case kind == "":
+		return cluster.EvidenceCertificate
+	}
+	return kind
 }
 
 // succeeds reports whether a boot is a newer one of the same node.
@@ -197,9 +235,13 @@ func (p *planner) retryFences() {
 			continue
 		}
 		report := p.s.FenceRp[boot]
-		if report.Value.Outcome == cluster.OutcomeDone && report.Value.Attempt == fence.Value.Attempt && !p.onceMore(b, fence) {
-			p.wakeAt(p.Now + RetryMost)
-			continue // endBoots of this plan takes it up
+		if report.Value.Attempt == fence.Value.Attempt && report.Value.Outcome == cluster.OutcomeDone && !p.onceMore(b, fence) {
+			if report.Value.Covers(b.Value) {
+				p.wakeAt(p.Now + RetryMost)
+				continue // endBoots of this plan takes it up
+			}
+			p.retry(b, fence, fmt.Sprintf("attempt %d by %s: done, %s%s", report.Value.Attempt, report.Value.Executor, report.Value.Detail, notCovered(b.Value)))
+			continue
 		}
 		due, why := p.attemptDue(attempt{
 			number: fence.Value.Attempt, executor: fence.Value.Executor, since: fence.Since,
@@ -307,8 +349,11 @@ func (p *planner) whyFence(b *standing) string {
 		return text + " is under way"
 	}
 	text = fmt.Sprintf("%s; last report, of attempt %d: %s, %s", text, report.Value.Attempt, report.Value.Outcome, report.Value.Detail)
-	if report.Value.Outcome == cluster.OutcomeDone {
+	switch {
+	case fenced(report.Value, b.Value):
 		return text
+	case report.Value.Outcome == cluster.OutcomeDone:
+		text += notCovered(b.Value)
 	}
 	return fmt.Sprintf("%s; attempts go on; where no host can answer, turn it off by hand and say so with `ringfence node confirm-dead %s`", text, b.node())
 }

@@ -38,6 +38,7 @@ const (
 	OrderAssign  OrderKind = "assign"   // give a service to a boot and start it there
 	OrderStop    OrderKind = "stop"     // the owner shall stop a service
 	OrderRelease OrderKind = "release"  // nobody owns the service any more
+	OrderPlace   OrderKind = "place"    // a life is not at one of its places any more
 	OrderTidy    OrderKind = "tidy"     // remove records that no decision needs
 )
 
@@ -85,23 +86,22 @@ type Result struct {
 // planner holds one run of Plan.
 type planner struct {
 	Snapshot
-	s       *cluster.State
-	boots   []standing // sorted by node, then boot
-	byBoot  map[cluster.BootID]*standing
-	load    map[cluster.NodeName]int            // services owned, orders of this plan included
-	doubted map[cluster.HostName]cluster.BootID // hosts whose word counts no more, and the boot that answered
-	braked  string                              // why nobody is fenced for silence; "" while one may be
-	result  Result
+	s      *cluster.State
+	boots  []standing // sorted by node, then boot
+	byBoot map[cluster.BootID]*standing
+	load   map[cluster.NodeName]int // services owned, orders of this plan included
+	braked string                   // why nobody is fenced for silence; "" while one may be
+	result Result
 }
 
 // Plan decides what to do now. It does not change the snapshot.
 func Plan(snapshot Snapshot) Result {
 	p := &planner{Snapshot: snapshot, s: &snapshot.State, load: map[cluster.NodeName]int{}}
-	p.doubtHosts()
 	p.judgeBoots()
 	p.endBoots()
 	p.fenceLost()
 	p.fenceContradicted()
+	p.leavePlaces()
 	p.retryFences()
 	p.countLoad()
 	for _, name := range p.serviceNames() {

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"flag"
 	"fmt"
 	"maps"
@@ -12,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 
 	"ringfence/internal/cluster"
 )
@@ -48,7 +49,7 @@ func TestScenarios(t *testing.T) {
 			if !marked || strings.TrimSpace(want) == "" {
 				t.Fatal("the scenario has no expected story")
 			}
-			if diff := cmp.Diff(want, got); diff != "" {
+			if diff := gocmp.Diff(want, got); diff != "" {
 				t.Errorf("story (-want +got):\n%s", diff)
 			}
 		})
@@ -109,6 +110,9 @@ var verbs = map[string]func(w *world, args []string){
 	"on":        func(w *world, args []string) { w.fail[args[0]+"/"+args[1]] = strings.Join(args[2:], " ") },
 	"report":    doReport,
 	"place":     doPlace,
+	"arrive":    doArrive,
+	"absent":    doAbsent,
+	"absences":  func(w *world, _ []string) { w.note("%d absences on record", len(w.state.Absence)) },
 	"standby":   func(w *world, args []string) { w.standby(args[0]) },
 	"unstandby": func(w *world, args []string) {
 		w.commit(nil, cluster.Remove(cluster.KeyStandby(cluster.NodeName(args[0]))))
@@ -346,7 +350,8 @@ func doCert(w *world, args []string) {
 	w.put(cluster.KeyCertificate(c.Life, c.Host), c)
 }
 
-// doAttempt: attempt n1 done|not-done|unknown [number=2] [boot=n1-b1]: the executor's report.
+// doAttempt: attempt n1 done|not-done|unknown [number=2] [boot=n1-b1] [at=h1,h2]:
+// the executor's report, at all places of the record unless it names others.
 func doAttempt(w *world, args []string) {
 	b := w.boot(cluster.NodeName(args[0]))
 	if id := opts(args[2:])["boot"]; id != "" {
@@ -354,6 +359,15 @@ func doAttempt(w *world, args []string) {
 	}
 	f := w.state.Fences[b].Value
 	r := cluster.FenceReport{Boot: b, Attempt: f.Attempt, Executor: f.Executor, Outcome: cluster.Outcome(strings.ReplaceAll(args[1], "-", " ")), Detail: "as the scenario says"}
+	boot := w.state.Boots[b].Value
+	hosts := boot.Places
+	if at := opts(args[2:])["at"]; at != "" {
+		hosts = hostNames(at)
+	}
+	r.Places = map[cluster.HostName]cluster.Arrival{}
+	for _, h := range hosts {
+		r.Places[h] = boot.Arrivals[h]
+	}
 	if n := opts(args[2:])["number"]; n != "" {
 		r.Attempt, _ = strconv.Atoi(n)
 	}
@@ -418,11 +432,54 @@ func doPlace(w *world, args []string) {
 	b := w.state.Boots[w.boot(cluster.NodeName(args[0]))].Value
 	b.Places = nil
 	if args[1] != "none" {
-		for _, h := range strings.Split(args[1], ",") {
-			b.Places = append(b.Places, cluster.HostName(h))
-		}
+		b.Places = hostNames(args[1])
 	}
 	w.put(cluster.KeyBoot(b.ID), b)
+}
+
+func hostNames(list string) []cluster.HostName {
+	var hosts []cluster.HostName
+	for _, h := range strings.Split(list, ",") {
+		hosts = append(hosts, cluster.HostName(h))
+	}
+	return hosts
+}
+
+// doArrive: arrive n1 h2 3 [boot=n1-b1]: the intent: a migration to h2, by its
+// arrival no. 3, is about to begin. It is refused as nodes refuse it.
+func doArrive(w *world, args []string) {
+	id := w.boot(cluster.NodeName(args[0]))
+	if boot := opts(args[3:])["boot"]; boot != "" {
+		id = cluster.BootID(boot)
+	}
+	rec, host := w.state.Boots[id], cluster.HostName(args[1])
+	next := rec.Value.Arrive(host, cluster.Arrival{Run: "run of " + args[1], Number: number(args[2])})
+	if !w.commit([]cluster.Guard{guardOf(cluster.KeyBoot(id), rec.Rev), absent(cluster.KeyEnded(id)), absent(cluster.KeyFence(id))},
+		cluster.Put(cluster.KeyBoot(id), next), cluster.Remove(cluster.KeyAbsence(next.Life, host))) {
+		w.note("refused: the guest of %s may not move to %s now", args[0], host)
+	}
+}
+
+func number(text string) uint64 {
+	n, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		panic(err)
+	}
+	return n
+}
+
+// doAbsent: absent n1 host=h1 [seq=8] [run=R] [final=yes] [life=L] [guest=G] [cluster=c]:
+// the host signs that the life is not there.
+func doAbsent(w *world, args []string) {
+	o := opts(args[1:])
+	b := w.state.Boots[w.boot(cluster.NodeName(args[0]))].Value
+	a := cluster.Absence{
+		Cluster: cluster.ClusterID(cmp.Or(o["cluster"], "c")), Guest: cluster.GuestID(cmp.Or(o["guest"], string(b.Guest))),
+		Life: cluster.LifeID(cmp.Or(o["life"], string(b.Life))), Host: cluster.HostName(o["host"]),
+		Run: cmp.Or(o["run"], "run of "+o["host"]), Seq: number(cmp.Or(o["seq"], "8")), Why: "as the scenario says",
+		Final: o["final"] != "",
+	}
+	w.put(cluster.KeyAbsence(a.Life, a.Host), a)
 }
 
 func (w *world) standby(node string) {

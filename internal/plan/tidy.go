@@ -51,7 +51,7 @@ func (p *planner) forget(b *standing) {
 	}
 	for _, place := range b.Value.Places {
 		if !shared {
-			writes = append(writes, cluster.Remove(cluster.KeyCertificate(b.Value.Life, place)))
+			writes = append(writes, cluster.Remove(cluster.KeyCertificate(b.Value.Life, place)), cluster.Remove(cluster.KeyAbsence(b.Value.Life, place)))
 		}
 	}
 	p.order(OrderTidy, string(b.id()), fmt.Sprintf("forget boot %s of %s, which has ended and has a successor", b.id(), b.node()),

@@ -84,6 +84,8 @@ func (w *world) revOf(key string) cluster.Revision {
 		return s.Certs[name].Rev
 	case "contradiction":
 		return s.Contras[cluster.BootID(name)].Rev
+	case "absence":
+		return s.Absence[name].Rev
 	case "view":
 		return s.Views[cluster.NodeName(name)].Rev
 	case "appeal":

@@ -306,18 +306,19 @@ func (a *attack) save() string {
 	return fmt.Sprintf("%s for %v", g.name, span.Round(time.Millisecond))
 }
 
-// restore brings a saved guest back, if its host allows it.
-func (w *World) restore(g *guest, h *host, m *machine) {
+// restore brings a saved guest back, if its host allows it, and says whether.
+func (w *World) restore(g *guest, h *host, m *machine) bool {
 	ctx, cancel := context.WithTimeout(w.ctx, 10*time.Second)
 	defer cancel()
 	if err := h.driver.Restore(ctx, g.id()); err != nil {
 		w.note("%s is not restored: %v", g.name, err)
-		return
+		return false
 	}
 	w.note("%s is restored", g.name)
 	if m != nil {
 		m.unpause()
 	}
+	return true
 }
 
 // revert gives a guest the memory back that it had before, with its services

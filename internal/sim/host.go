@@ -318,7 +318,7 @@ type grants struct{}
 
 func (grants) Allows(c cluster.ClusterID, _ cluster.GuestID) bool { return c == clusterID }
 
-func (grants) Granted(cluster.GuestID) bool { return true }
+func (grants) Clusters(cluster.GuestID) []cluster.ClusterID { return []cluster.ClusterID{clusterID} }
 
 type noAudit struct{}
 

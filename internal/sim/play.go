@@ -224,7 +224,11 @@ func (w *World) revive() {
 			m.unpause()
 			g.startDaemon(m)
 		case h.driver.isSaved(g.id()):
-			w.restore(g, h, m)
+			// A cluster without quorum takes no image back: where too many of its
+			// voters were saved, their administrator starts them cold.
+			if !w.restore(g, h, m) {
+				h.powerOn(g)
+			}
 		case m == nil && h.driver.Life(g.id()) == "":
 			h.powerOn(g)
 		case m == nil:

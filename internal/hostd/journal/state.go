@@ -26,13 +26,21 @@ const (
 // Status is what hostd knows of a life.
 type Status string
 
-// The states of a life. Here and Left may follow each other (a guest migrates
-// away and comes back); nothing follows Ended.
+// The states of a life. A guest may migrate away and come back; nothing follows
+// Ended.
 const (
-	Here  Status = "here"  // was seen running on this host
-	Left  Status = "left"  // is not here any more, and may live elsewhere: unknown
-	Ended Status = "ended" // its end was seen here: a tombstone
+	Here Status = "here" // was seen running on this host
+	// Leaving: a migration away from here has begun. Until the life is seen
+	// running here after it failed, no end that is seen here is its end.
+	Leaving Status = "leaving"
+	// Arriving: a migration to here was asked for; it may have begun.
+	Arriving Status = "arriving"
+	Left     Status = "left"  // is not here any more, and may live elsewhere: unknown
+	Ended    Status = "ended" // its end was seen here: a tombstone
 )
+
+// Open reports whether the life is or may be on this host.
+func (s Status) Open() bool { return s == Here || s == Leaving || s == Arriving }
 
 // Life is what hostd knows of one life. Set by hostd's Lives alone.
 type Life struct {
@@ -44,6 +52,16 @@ type Life struct {
 	// Reason says why a life left, in the hypervisor's words; "" is unknown.
 	Reason string        `json:"reason,omitempty"`
 	Cause  cluster.Cause `json:"cause,omitempty"` // of the end
+	// Arrival is by which arrival the life is here, or was here last.
+	Arrival cluster.Arrival `json:"arrival,omitzero"`
+	// Refused: an order was to end the life. It may never arrive here again.
+	Refused bool `json:"refused,omitempty"`
+}
+
+// Absence is a signed absence and whether a store has it.
+type Absence struct {
+	cluster.Absence
+	Acked bool
 }
 
 // Certificate is a death certificate and whether a store has it.
@@ -100,12 +118,13 @@ type Entry struct {
 	HostBoot    string                    `json:"host_boot,omitempty"`
 	Life        *Life                     `json:"life,omitempty"`
 	Certificate *cluster.DeathCertificate `json:"certificate,omitempty"`
+	Absence     *cluster.Absence          `json:"absence,omitempty"`
 	Ack         *Ack                      `json:"ack,omitempty"`
 	Leadership  *Leadership               `json:"leadership,omitempty"`
 	Claim       *Claim                    `json:"claim,omitempty"`
 	Decision    *Decision                 `json:"decision,omitempty"`
 	Voter       *Voter                    `json:"voter,omitempty"`
-	// LastSeq keeps the counter of certificates over a rewrite.
+	// LastSeq keeps the counter over a rewrite.
 	LastSeq uint64 `json:"last_seq,omitempty"`
 }
 
@@ -114,6 +133,7 @@ func (e Entry) check() error {
 	for _, set := range []bool{
 		e.Format != 0, e.HostBoot != "", e.Life != nil, e.Certificate != nil,
 		e.Ack != nil, e.Leadership != nil, e.Claim != nil, e.Decision != nil, e.Voter != nil, e.LastSeq != 0,
+		e.Absence != nil,
 	} {
 		if set {
 			n++
@@ -132,24 +152,27 @@ func (e Entry) check() error {
 type State struct {
 	// HostBoot is the boot id of the host in the last run of hostd.
 	HostBoot string
-	// LastSeq is the highest sequence number of a certificate so far.
+	// LastSeq is the highest number of a certificate, absence or arrival so far.
 	LastSeq uint64
 	// Lives holds all that are here, and the latest that ended or left.
 	Lives map[cluster.LifeID]Life
 	// Certificates by life; a life has at most one.
 	Certificates map[cluster.LifeID]Certificate
-	Leaderships  map[cluster.ClusterID]Leadership
-	Claims       map[cluster.GuestID]cluster.ClusterID
-	decisions    map[cluster.ClusterID][]Decision // oldest first
-	voters       map[voterKey]voter.Memory
-	bySeq        map[uint64]cluster.LifeID
-	closed       []cluster.LifeID // that ended or left, oldest first
+	// Absences by life: the newest one, while the life is not here.
+	Absences    map[cluster.LifeID]Absence
+	Leaderships map[cluster.ClusterID]Leadership
+	Claims      map[cluster.GuestID]cluster.ClusterID
+	decisions   map[cluster.ClusterID][]Decision // oldest first
+	voters      map[voterKey]voter.Memory
+	bySeq       map[uint64]cluster.LifeID
+	closed      []cluster.LifeID // that ended or left, oldest first
 }
 
 func newState() State {
 	return State{
 		Lives:        map[cluster.LifeID]Life{},
 		Certificates: map[cluster.LifeID]Certificate{},
+		Absences:     map[cluster.LifeID]Absence{},
 		Leaderships:  map[cluster.ClusterID]Leadership{},
 		Claims:       map[cluster.GuestID]cluster.ClusterID{},
 		decisions:    map[cluster.ClusterID][]Decision{},
@@ -193,6 +216,29 @@ func (s *State) Since(c cluster.ClusterID, seq uint64) []cluster.DeathCertificat
 	return out
 }
 
+// AbsencesSince returns the absences of one cluster that are behind seq or not
+// acknowledged, in the order of their numbers.
+func (s *State) AbsencesSince(c cluster.ClusterID, seq uint64) []cluster.Absence {
+	var out []cluster.Absence
+	for _, a := range s.Absences {
+		if a.Cluster == c && (a.Seq > seq || !a.Acked) {
+			out = append(out, a.Absence)
+		}
+	}
+	slices.SortFunc(out, func(a, b cluster.Absence) int { return cmp.Compare(a.Seq, b.Seq) })
+	return out
+}
+
+// AbsenceBySeq returns the absence with a sequence number.
+func (s *State) AbsenceBySeq(seq uint64) (Absence, bool) {
+	for _, a := range s.Absences {
+		if a.Seq == seq {
+			return a, true
+		}
+	}
+	return Absence{}, false
+}
+
 func (s *State) apply(e Entry) {
 	switch {
 	case e.HostBoot != "":
@@ -201,6 +247,9 @@ func (s *State) apply(e Entry) {
 		s.applyLife(*e.Life)
 	case e.Certificate != nil:
 		s.applyCertificate(*e.Certificate)
+	case e.Absence != nil:
+		s.Absences[e.Absence.Life] = Absence{Absence: *e.Absence}
+		s.LastSeq = max(s.LastSeq, e.Absence.Seq)
 	case e.Ack != nil:
 		s.applyAck(*e.Ack)
 	case e.Leadership != nil:
@@ -224,10 +273,14 @@ func (s *State) applyLife(l Life) {
 		return
 	}
 	s.Lives[l.ID] = l
+	s.LastSeq = max(s.LastSeq, l.Arrival.Number)
 	if known && old.Status == Left {
 		s.closed = slices.DeleteFunc(s.closed, func(id cluster.LifeID) bool { return id == l.ID })
 	}
-	if l.Status != Here {
+	if l.Status != Left {
+		delete(s.Absences, l.ID)
+	}
+	if !l.Status.Open() {
 		s.closed = append(s.closed, l.ID)
 		s.prune()
 	}
@@ -245,6 +298,7 @@ func (s *State) prune() {
 		}
 		delete(s.Lives, id)
 		delete(s.Certificates, id)
+		delete(s.Absences, id)
 		delete(s.bySeq, cert.Seq)
 		s.closed = slices.Delete(s.closed, i, i+1)
 		return
@@ -264,6 +318,10 @@ func (s *State) applyAck(a Ack) {
 	if c, ok := s.BySeq(a.Seq); ok {
 		c.Acked, c.Revision = true, a.Revision
 		s.Certificates[c.Life] = c
+	}
+	if absence, ok := s.AbsenceBySeq(a.Seq); ok {
+		absence.Acked = true
+		s.Absences[absence.Life] = absence
 	}
 }
 
@@ -293,7 +351,7 @@ func (s *State) entries() []Entry {
 		out = append(out, Entry{LastSeq: s.LastSeq})
 	}
 	for _, id := range slices.Sorted(maps.Keys(s.Lives)) {
-		if l := s.Lives[id]; l.Status == Here {
+		if l := s.Lives[id]; l.Status.Open() {
 			out = append(out, Entry{Life: &l})
 		}
 	}
@@ -306,6 +364,7 @@ func (s *State) entries() []Entry {
 				out = append(out, Entry{Ack: &Ack{Seq: c.Seq, Revision: c.Revision}})
 			}
 		}
+		out = append(out, s.absenceEntries(id)...)
 	}
 	for _, id := range slices.Sorted(maps.Keys(s.Leaderships)) {
 		l := s.Leaderships[id]
@@ -320,4 +379,16 @@ func (s *State) entries() []Entry {
 		}
 	}
 	return append(out, s.voterEntries()...)
+}
+
+func (s *State) absenceEntries(id cluster.LifeID) []Entry {
+	a, ok := s.Absences[id]
+	if !ok {
+		return nil
+	}
+	out := []Entry{{Absence: &a.Absence}}
+	if a.Acked {
+		out = append(out, Entry{Ack: &Ack{Seq: a.Seq}})
+	}
+	return out
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"ringfence/internal/cluster"
@@ -136,14 +137,16 @@ func (g *Grants) Allows(c cluster.ClusterID, id cluster.GuestID) bool {
 	return on != nil && on.guests[id]
 }
 
-// Granted reports whether some cluster may deal with a guest.
-func (g *Grants) Granted(id cluster.GuestID) bool {
-	for _, on := range g.byID {
+// Clusters returns the clusters that may deal with a guest, in order.
+func (g *Grants) Clusters(id cluster.GuestID) []cluster.ClusterID {
+	var out []cluster.ClusterID
+	for c, on := range g.byID {
 		if on.guests[id] {
-			return true
+			out = append(out, c)
 		}
 	}
-	return false
+	slices.Sort(out)
+	return out
 }
 
 // identify returns the cluster whose authority signed a certificate.

@@ -112,8 +112,8 @@ func (s *Server) Allows(c cluster.ClusterID, g cluster.GuestID) bool {
 	return s.grants.Load().Allows(c, g)
 }
 
-// Granted reports whether some cluster may deal with a guest, now.
-func (s *Server) Granted(g cluster.GuestID) bool { return s.grants.Load().Granted(g) }
+// Clusters returns the clusters that may deal with a guest, now.
+func (s *Server) Clusters(g cluster.GuestID) []cluster.ClusterID { return s.grants.Load().Clusters(g) }
 
 // Reload reads the grants again. On an error the old ones stay. Streams end,
 // so that no client goes on with permissions that it had.

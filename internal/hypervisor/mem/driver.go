@@ -38,6 +38,7 @@ type Driver struct {
 	channels map[cluster.GuestID]*listener
 	guard    guard
 	moves    map[cluster.GuestID]*move          // out of here and to here
+	aborts   map[cluster.LifeID]uint64          // calls of Abort: who was asked for before them may not begin
 	images   map[cluster.GuestID]cluster.LifeID // of the saved guests
 }
 
@@ -55,6 +56,7 @@ func New(hostBoot string, guests ...Guest) *Driver {
 		watchers: map[*watcher]struct{}{},
 		channels: map[cluster.GuestID]*listener{},
 		moves:    map[cluster.GuestID]*move{},
+		aborts:   map[cluster.LifeID]uint64{},
 		images:   map[cluster.GuestID]cluster.LifeID{},
 	}
 	for _, g := range guests {

@@ -34,6 +34,7 @@ func (d *Driver) Abort(ctx context.Context, id cluster.GuestID, life cluster.Lif
 		if _, err := d.find(id); err != nil {
 			return err
 		}
+		d.aborts[life]++
 		m := d.moves[id]
 		if m == nil || m.life != life {
 			return fmt.Errorf("no migration of life %s: %w", life, hypervisor.ErrNotRunning)
@@ -52,6 +53,7 @@ func (d *Driver) Abort(ctx context.Context, id cluster.GuestID, life cluster.Lif
 func (d *Driver) BeginMove(ctx context.Context, to *Driver, id cluster.GuestID) error {
 	mu.Lock()
 	life, err := d.movable(to, id)
+	aborts := to.aborts[life]
 	mu.Unlock()
 	if err != nil {
 		return err
@@ -65,8 +67,8 @@ func (d *Driver) BeginMove(ctx context.Context, to *Driver, id cluster.GuestID) 
 	if err != nil {
 		return err
 	}
-	if now != life {
-		return fmt.Errorf("migrate guest %s: it began another life meanwhile", id)
+	if now != life || to.aborts[life] != aborts {
+		return fmt.Errorf("migrate guest %s: it began another life, or the target aborts, meanwhile", id)
 	}
 	m := &move{from: d, to: to, guest: id, life: life}
 	d.moves[id], to.moves[id] = m, m
@@ -118,7 +120,7 @@ func (d *Driver) Save(id cluster.GuestID) error {
 // Restore starts the saved guest from its image, under the life that was saved,
 // when the guard allows it.
 func (d *Driver) Restore(ctx context.Context, id cluster.GuestID) error {
-	life, err := d.image(id)
+	life, aborts, err := d.image(id)
 	if err != nil {
 		return err
 	}
@@ -127,22 +129,23 @@ func (d *Driver) Restore(ctx context.Context, id cluster.GuestID) error {
 	}
 	mu.Lock()
 	defer mu.Unlock()
-	if d.images[id] != life || d.guests[id].State != hypervisor.StateSaved {
-		return fmt.Errorf("restore guest %s: its image is gone meanwhile", id)
+	if d.images[id] != life || d.guests[id].State != hypervisor.StateSaved || d.aborts[life] != aborts {
+		return fmt.Errorf("restore guest %s: its image is gone, or the host aborts, meanwhile", id)
 	}
 	delete(d.images, id)
 	d.start(d.guests[id], life, hypervisor.ReasonRestored)
 	return nil
 }
 
-func (d *Driver) image(id cluster.GuestID) (cluster.LifeID, error) {
+func (d *Driver) image(id cluster.GuestID) (life cluster.LifeID, aborts uint64, err error) {
 	mu.Lock()
 	defer mu.Unlock()
 	g, err := d.find(id)
 	if err == nil && g.State != hypervisor.StateSaved {
 		err = fmt.Errorf("restore guest %s: it is %s, not saved", g.Name, g.State)
 	}
-	return d.images[id], err
+	life = d.images[id]
+	return life, d.aborts[life], err
 }
 
 // ask asks the guard of this host, without locks. Without one all is allowed.

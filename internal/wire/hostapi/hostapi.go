@@ -8,6 +8,7 @@
 //	POST /v1/guests/{id}/{action}    Order -> Reply    action: off on pause unpause
 //	GET  /v1/events?since=N          server-sent events, see EventHello
 //	POST /v1/ack                     Ack -> {}
+//	POST /v1/places                  Placed -> PlacedReply
 //
 // On a guest's own channel, for that guest only:
 //
@@ -60,10 +61,15 @@ type Order struct {
 	Life cluster.LifeID `json:"life,omitempty"`
 }
 
-// Reply is the answer to an Order. Done for off means: verified gone.
+// Reply is the answer to an Order. Done for off means: verified gone from this
+// host, for good. With a certificate it ended here; with an absence it did not,
+// and only the word of another place can tell whether it has ended at all.
 type Reply struct {
 	Outcome cluster.Outcome `json:"outcome"`
 	Detail  string          `json:"detail,omitempty"`
+	// Absence comes instead of a certificate with the outcome done of off: the
+	// life is not here and is refused from now on.
+	Absence *cluster.Absence `json:"absence,omitempty"`
 	// Certificate comes with the outcome done of off, and whenever the named
 	// life is known to have ended under this hostd's eyes.
 	Certificate *cluster.DeathCertificate `json:"certificate,omitempty"`
@@ -84,22 +90,54 @@ type Guest struct {
 	Name  string          `json:"name"`
 	State string          `json:"state"` // a hypervisor.GuestState; "" is unknown
 	Life  cluster.LifeID  `json:"life,omitempty"`
-	// Moving: a migration of it is under way (rule P12).
+	// Moving: a migration of this life is under way, from this host or to it.
+	// Both hosts tell it. It may stretch detection; it is evidence of nothing.
 	Moving bool `json:"moving,omitempty"`
+	// Arrival is by which arrival the life is here, or is about to be.
+	Arrival cluster.Arrival `json:"arrival,omitzero"`
 }
 
-// Ack tells hostd that a certificate stands in the store (rule P9).
+// Arriving asks the cluster to write a place down: a migration of this life
+// towards this host is about to begin, and does not before Placed says that the
+// life's records name this host with this arrival (rule P5).
+type Arriving struct {
+	Guest   cluster.GuestID `json:"guest"`
+	Life    cluster.LifeID  `json:"life"`
+	Arrival cluster.Arrival `json:"arrival"`
+}
+
+// Placed answers an Arriving.
+type Placed struct {
+	Arriving
+	// Revision is of the store, at which every boot of the life that has not
+	// ended names this host with this arrival.
+	Revision cluster.Revision `json:"revision,omitempty"`
+	// Member: the cluster has such a boot. The guest belongs to it then.
+	Member bool `json:"member,omitempty"`
+	// Refused says why the place cannot be written down; "" is written down.
+	Refused string `json:"refused,omitempty"`
+}
+
+// PlacedReply tells what became of that arrival meanwhile.
+type PlacedReply struct {
+	// Absence: the arrival is over, and the life is not here.
+	Absence *cluster.Absence `json:"absence,omitempty"`
+}
+
+// Ack tells hostd that a certificate or an absence stands in the store (rule P9).
 type Ack struct {
 	Seq      uint64           `json:"seq"`
 	Revision cluster.Revision `json:"revision"`
 }
 
-// Names of the server-sent events on /v1/events. Certificates carry their
-// sequence number as the event id; `since=N` (or Last-Event-ID) repeats every
-// kept certificate behind N. A comment line every KeepAliveSeconds shows life.
+// Names of the server-sent events on /v1/events. Certificates and absences carry
+// their sequence number as the event id; `since=N` (or Last-Event-ID) repeats
+// every kept one behind N. A comment line every KeepAliveSeconds shows life.
 const (
 	EventHello       = "hello"       // data: Hello; always first
 	EventCertificate = "certificate" // data: cluster.DeathCertificate
+	EventAbsence     = "absence"     // data: cluster.Absence
+	EventArriving    = "arriving"    // data: Arriving; repeated while it waits
 	EventGuest       = "guest"       // data: Guest; at first every one, then each whose state changed
 )
 
@@ -164,6 +202,11 @@ var ErrSignature = errors.New("signature does not match the enrolled key of the 
 // VerifyCertificate checks the signature of a death certificate.
 func VerifyCertificate(key ed25519.PublicKey, c cluster.DeathCertificate) error {
 	return verify(key, c.SigningBytes(), c.Signature)
+}
+
+// VerifyAbsence checks the signature of an absence.
+func VerifyAbsence(key ed25519.PublicKey, a cluster.Absence) error {
+	return verify(key, a.SigningBytes(), a.Signature)
 }
 
 // VerifyBinding checks the signature of a binding.

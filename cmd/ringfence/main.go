@@ -47,7 +47,7 @@ func run() int {
 		Getenv: os.Getenv, User: who(), CheckResource: checkResource,
 		RunNode: func(ctx context.Context, o cli.NodeOptions) error {
 			return app.RunNode(ctx, app.NodeOptions{
-				Data: o.Data, RunDir: o.RunDir, HostChannel: o.HostChannel,
+				Data: o.Data, RunDir: o.RunDir, HostChannel: o.HostChannel, SelfReset: app.SelfReset(o.SelfReset),
 				Witness: o.Witness, Host: cluster.HostName(o.Host), Log: o.Log,
 			})
 		},

@@ -47,6 +47,8 @@ type NodeOptions struct {
 	// Contained: the process has other work to do and goes on when the store of
 	// this node cannot.
 	Contained bool
+	// SelfReset is what the node may do that must stop and cannot; "" is host.
+	SelfReset SelfReset
 	Log       *slog.Logger
 	// fatal is where the store says that it cannot go on. Tests put a crash in.
 	fatal chan error
@@ -142,8 +144,8 @@ func (r *nodeRun) run(ctx context.Context) error {
 	r.events = nodeapi.NewEventLog(time.Now)
 	r.node = node.New(node.Config{
 		Self: boot, Cluster: r.data.Identity.Cluster, Incarnation: r.data.Identity.Incarnation,
-		Store: r.store, Raft: r.store, Beats: beats, DialHost: r.dialHost, Agents: agents.Find,
-		SaveDecision: saved.Save, OnChange: r.change, OnDoubt: agents.Announce, Clock: r.clock, Log: r.Log,
+		Store: r.store, Raft: r.store, Beats: beats, DialHost: r.dialHost, Agents: agents.Find, Autostart: wouldStart,
+		SaveDecision: saved.Save, OnChange: r.change, OnDoubt: agents.Announce, Reset: r.resetter(boot), Clock: r.clock, Log: r.Log,
 	})
 	if err := r.serve(agents); err != nil {
 		return err

@@ -51,6 +51,7 @@ func writes() []cluster.Write {
 		cluster.Put(cluster.KeyPowerOn("b2"), cluster.PowerOn{}),
 		cluster.Put(cluster.KeyPowerOnReport("b2"), cluster.PowerOnReport{}),
 		cluster.Put(cluster.KeyToken("t1"), cluster.Token{ID: "t1", SecretHash: "00"}),
+		cluster.Put(cluster.KeyContradiction("b8"), cluster.Contradiction{Boot: "b8", Node: "n2", Hosts: []cluster.HostName{"h1"}, By: "n1", How: "a beat"}),
 	}
 }
 
@@ -196,7 +197,7 @@ func TestWhatBecomesOfEachKind(t *testing.T) {
 	former := writes()
 	want := []cluster.Write{
 		cluster.Put(cluster.KeyMeta, cluster.Meta{ID: "c1", Name: "demo", Incarnation: 5, Format: cluster.FormatVersion}),
-		former[1], former[3], former[6], former[10], former[22], // config, disarm, host, ended, standby
+		former[1], former[3], former[6], former[10], former[22], former[len(former)-1], // config, disarm, host, ended, standby, contradiction
 		cluster.Put(cluster.KeyNode("n1"), self),
 		cluster.Put(cluster.KeyEnded("b1"), cluster.Ended{Boot: "b1", Node: "n1", Evidence: cluster.EvidenceLeave, Detail: "everything was stopped here, verified, before incarnation 5"}),
 		cluster.Put(cluster.KeyEnded("b2"), cluster.Ended{Boot: "b2", Node: "n2", Evidence: cluster.EvidenceOperator, Detail: word}),

@@ -43,7 +43,7 @@ func (b *Backup) Carry(n Next) ([]cluster.Write, error) {
 	var out []cluster.Write
 	for _, r := range b.Records {
 		switch kind(r.Key) {
-		case "config", "disarm", "host", "ended", "standby":
+		case "config", "disarm", "host", "ended", "standby", "contradiction":
 			out = append(out, cluster.Write{Key: r.Key, Value: r.Value})
 		case "meta", "node", "boot", "owner", "wish": // below
 		case "leader", "certificate", "absence", "view", "appeal", "fence", "fence-report", "power-on", "power-on-report", "ticket", "report", "probe", "failure", "token":

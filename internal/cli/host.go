@@ -21,7 +21,7 @@ func (a *app) hostCmd() *cobra.Command {
 nodes can be fenced there. The host must allow the cluster too, by
 ` + "`ringfence hostd allow`" + `.`,
 		Example: "  ringfence host add h1.host",
-	}, a.hostAddCmd(), a.hostListCmd(), a.hostRemoveCmd())
+	}, a.hostAddCmd(), a.hostListCmd(), a.hostTrustCmd(), a.hostRemoveCmd())
 }
 
 func (a *app) hostAddCmd() *cobra.Command {
@@ -75,6 +75,29 @@ func (a *app) hostListCmd() *cobra.Command {
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON; its fields are stable")
 	return c
+}
+
+func (a *app) hostTrustCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "trust NAME", Short: "Let the word of a host count again", Args: named("NAME"),
+		Long: `Let the word of a host count again. A host is not trusted any more once it has
+given evidence that a boot had ended, and that boot answered afterwards: no node
+there can be proved dead by it then, so that nothing of theirs is recovered
+without other proof. Find out first why it was wrong: ` + "`ringfence status`" + ` and
+` + "`ringfence events`" + ` say about which boot. What it was wrong about stays void.`,
+		Example:           "  ringfence host trust h1",
+		ValidArgsFunction: a.names(hostNames),
+		RunE: func(c *cobra.Command, args []string) error {
+			client := a.client()
+			defer client.Close()
+			done, err := client.TrustHost(c.Context(), cluster.HostName(args[0]), nodeapi.TrustOrder{By: a.User})
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintln(a.Out, done.Message)
+			return err
+		},
+	}
 }
 
 func (a *app) hostRemoveCmd() *cobra.Command {

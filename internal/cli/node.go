@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -32,10 +34,20 @@ func (a *app) nodeRunCmd() *cobra.Command {
 SIGTERM and Ctrl-C make it leave cleanly: it stops its services, verifies that,
 hands them over and ends.
 
+A node that is to be fenced, or that has lost the store for longer than its
+budget, stops what it runs. If it cannot, verified, within the time that the
+stops may take, it resets itself: it asks its host to destroy this guest, over
+the guest's own channel (--self-reset=host). With --self-reset=kernel it restarts
+the kernel where the host does not do it; nothing is unmounted then. Recovery
+never counts on it: it waits for the host's certificate or another proof.
+
 The data directory is made by ` + "`ringfence init` or `ringfence join`" + `.`,
 		Example: "  ringfence node run\n  ringfence node run --data /srv/ringfence --log-level debug",
 		Args:    noArgs,
 		RunE: func(c *cobra.Command, _ []string) (err error) {
+			if !slices.Contains(selfResets, o.SelfReset) {
+				return usageError(c, fmt.Errorf("--self-reset %q: allowed are %s", o.SelfReset, strings.Join(selfResets, ", ")))
+			}
 			if o.Log, err = logs.logger(c, a.Err); err != nil {
 				return err
 			}
@@ -44,9 +56,14 @@ The data directory is made by ` + "`ringfence init` or `ringfence join`" + `.`,
 	}
 	c.Flags().StringVar(&o.Data, "data", DefaultNodeData, "data directory of the node")
 	runFlags(c, &o)
+	c.Flags().StringVar(&o.SelfReset, "self-reset", selfResets[0], "what this node does when it must stop and cannot: host, kernel or off")
+	complete(c, "self-reset", selfResets...)
 	logs.add(c)
 	return c
 }
+
+// selfResets are the values of --self-reset; the first is the default.
+var selfResets = []string{"host", "kernel", "off"}
 
 func (a *app) standbyCmd() *cobra.Command {
 	var w waiting

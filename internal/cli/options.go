@@ -17,6 +17,7 @@ type NodeOptions struct {
 	HostChannel string // the guest's own channel to its host
 	Witness     bool   // the data directory is that of a witness
 	Host        string // the host on which a witness runs; "" for none or unknown
+	SelfReset   string // host, kernel or off
 	Log         *slog.Logger
 }
 

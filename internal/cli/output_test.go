@@ -26,7 +26,7 @@ func some() nodeapi.Status {
 			{Name: "db", State: "running", Node: "n1", Generation: 12, Why: []string{"on n1, generation 12: nobody owns it"}},
 			{Name: "web", State: "waiting", Why: []string{"not on n3: it is on standby"}},
 		},
-		Hosts:    []nodeapi.HostStatus{{Name: "h1", Address: "192.0.2.1:7411", Reachable: true}, {Name: "h2", Address: "192.0.2.2:7411"}},
+		Hosts:    []nodeapi.HostStatus{{Name: "h1", Address: "192.0.2.1:7411", Reachable: true}, {Name: "h2", Address: "192.0.2.2:7411", Untrusted: "it was wrong"}},
 		Warnings: []string{"node n3 is on standby"},
 	}
 }
@@ -44,9 +44,9 @@ SERVICE  STATE    NODE  GENERATION  WHY
 db       running  n1    12
 web      waiting  -     0           not on n3: it is on standby
 
-HOST  REACHABLE  ADDRESS
-h1    yes        192.0.2.1:7411
-h2    no         192.0.2.2:7411
+HOST  REACHABLE        ADDRESS
+h1    yes              192.0.2.1:7411
+h2    no, not trusted  192.0.2.2:7411
 `
 
 func TestStatusIsAligned(t *testing.T) {

@@ -171,6 +171,9 @@ func (a *app) hostTable(hosts []nodeapi.HostStatus) table {
 		if !h.Reachable {
 			reachable = "no"
 		}
+		if h.Untrusted != "" {
+			reachable += ", not trusted"
+		}
 		t.add(string(h.Name), reachable, h.Address)
 	}
 	return t

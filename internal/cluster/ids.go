@@ -57,21 +57,29 @@ func NewLifeID(hostBoot string, pid int, startTicks uint64) LifeID {
 // HostBoot returns the boot id of the host on which the life began, or "" when
 // the id does not have the form of NewLifeID.
 func (l LifeID) HostBoot() string {
-	hostBoot, rest, ok := strings.Cut(string(l), ":")
-	if !ok {
-		return ""
-	}
-	pid, start, ok := strings.Cut(rest, ":")
-	if !ok {
-		return ""
-	}
-	if _, err := strconv.Atoi(pid); err != nil {
-		return ""
-	}
-	if _, err := strconv.ParseUint(start, 10, 64); err != nil {
-		return ""
-	}
+	hostBoot, _, _ := l.parse()
 	return hostBoot
+}
+
+// Before reports whether both lives began in one boot of a host, this one
+// earlier. False says nothing.
+func (l LifeID) Before(other LifeID) bool {
+	hostBoot, start, ok := l.parse()
+	otherBoot, otherStart, otherOK := other.parse()
+	return ok && otherOK && hostBoot == otherBoot && start < otherStart
+}
+
+func (l LifeID) parse() (hostBoot string, startTicks uint64, ok bool) {
+	hostBoot, rest, _ := strings.Cut(string(l), ":")
+	pid, start, _ := strings.Cut(rest, ":")
+	if _, err := strconv.Atoi(pid); err != nil {
+		return "", 0, false
+	}
+	startTicks, err := strconv.ParseUint(start, 10, 64)
+	if err != nil {
+		return "", 0, false
+	}
+	return hostBoot, startTicks, true
 }
 
 // nameLimitBytes bounds every name that people choose.

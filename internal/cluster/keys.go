@@ -21,6 +21,7 @@ const (
 	dirBoot    = Prefix + "boot/"
 	dirEnded   = Prefix + "ended/"
 	dirCert    = Prefix + "certificate/"
+	dirContra  = Prefix + "contradiction/"
 	dirAbsence = Prefix + "absence/"
 	dirView    = Prefix + "view/"
 	dirAppeal  = Prefix + "appeal/"
@@ -52,6 +53,9 @@ func KeyEnded(b BootID) string { return dirEnded + string(b) }
 
 // KeyCertificate returns the key of the DeathCertificate that one host gave for one life.
 func KeyCertificate(l LifeID, h HostName) string { return dirCert + string(l) + "/" + string(h) }
+
+// KeyContradiction returns the key of a Contradiction record.
+func KeyContradiction(b BootID) string { return dirContra + string(b) }
 
 // KeyAbsence returns the key of the Absence that one host gave for one life.
 func KeyAbsence(l LifeID, h HostName) string { return dirAbsence + string(l) + "/" + string(h) }

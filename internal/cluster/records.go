@@ -121,6 +121,62 @@ type Ended struct {
 	Detail string `json:"detail"`
 }
 
+// Contradiction says that a boot ran after its tombstone was written, so that
+// its evidence was false (rule P11). Created if absent, by whoever has the proof.
+type Contradiction struct {
+	Boot     BootID       `json:"boot"`
+	Node     NodeName     `json:"node"`
+	Evidence EvidenceKind `json:"evidence"` // what the tombstone says
+	// Life is that of the boot: certificates of it that are older are void for good.
+	Life LifeID `json:"life,omitempty"`
+	// Seen is the revision that the writer had read: what is newer came after the
+	// sign of life.
+	Seen Revision `json:"seen"`
+	// Hosts gave that evidence: their word on lives counts no more until an
+	// operator trusts them again, which takes them out.
+	Hosts []HostName `json:"hosts,omitempty"`
+	By    NodeName   `json:"by"`  // who has the proof
+	How   string     `json:"how"` // the proof, for people
+	// Settled is an operator's word, given after the contradiction, that the boot
+	// has ended all the same, with name and reason.
+	Settled string `json:"settled,omitempty"`
+}
+
+// NewContradiction makes the record of a sign of life of a boot, seen by a node
+// that has read s.
+func NewContradiction(s *State, boot BootID, by NodeName, how string) Contradiction {
+	b, ended := s.Boots[boot].Value, s.Ended[boot].Value
+	c := Contradiction{Boot: boot, Node: ended.Node, Evidence: ended.Evidence, Life: b.Life, Seen: s.Rev, By: by, How: how}
+	switch ended.Evidence {
+	case EvidenceCertificate, EvidenceFenced, EvidenceHostRestarted:
+		for _, place := range b.Places {
+			if _, gave := s.CertificateOf(b.Life, place); gave {
+				c.Hosts = append(c.Hosts, place)
+			}
+		}
+	}
+	return c
+}
+
+// Contradicts reports whether a sign of life of a boot after its tombstone
+// contradicts the evidence. It does not after a clean leave, whose daemon may
+// still be on its way out, nor where a newer boot runs in the same life: what
+// answers is of that life, and fencing it would hit the newer boot.
+func (s *State) Contradicts(boot BootID) bool {
+	ended, isEnded := s.Ended[boot]
+	former, known := s.Boots[boot]
+	if !isEnded || !known || ended.Value.Evidence == EvidenceLeave {
+		return false
+	}
+	for _, newer := range s.Boots {
+		sameLife := former.Value.Life != "" && newer.Value.Life == former.Value.Life
+		if sameLife && newer.Value.Node == former.Value.Node && slices.Contains(newer.Value.Predecessors, boot) {
+			return false
+		}
+	}
+	return true
+}
+
 // Silence is how an observer hears a peer.
 type Silence string
 
@@ -172,6 +228,7 @@ type FenceReason string
 const (
 	FenceSilent     FenceReason = "silent"      // lost by agreement of the observers
 	FenceStopFailed FenceReason = "stop failed" // a stop there could not be verified
+	FenceContradict FenceReason = "answers"     // it ran after its tombstone was written
 )
 
 // Fence is the one decision to end a boot: created if absent, never withdrawn
@@ -287,6 +344,7 @@ type Report struct {
 	State      ReportState `json:"state"`
 	Detail     string      `json:"detail,omitempty"`   // which resource, what it said
 	Restarts   int         `json:"restarts,omitempty"` // in place, in this generation
+	Ban        Ban         `json:"ban,omitempty"`      // how far a failure reaches
 }
 
 // Probe says what a node found active before it may own anything (rule P24).
@@ -298,6 +356,9 @@ type Probe struct {
 	// Active lists services found active though not owned and not stoppable,
 	// or whose probe failed: an error counts as active (rule P16).
 	Active map[ServiceName]string `json:"active,omitempty"`
+	// Autostart lists services that this machine would start by itself at its
+	// next boot, with what would start them and how to end that.
+	Autostart map[ServiceName]string `json:"autostart,omitempty"`
 }
 
 // Failure remembers that a node could not run a service.
@@ -306,7 +367,21 @@ type Failure struct {
 	Node    NodeName    `json:"node"`
 	Count   int         `json:"count"`
 	Detail  string      `json:"detail"`
+	// Ban is how far it reaches beyond its expiry, while the configuration is the
+	// one of revision Config.
+	Ban    Ban      `json:"ban,omitempty"`
+	Config Revision `json:"config,omitempty"`
 }
+
+// Ban is how far a failure reaches that another try cannot mend.
+type Ban string
+
+// The reaches of a failure, as the exit codes of OCF agents tell them.
+const (
+	BanNone    Ban = ""        // tried again once the failure has expired
+	BanNode    Ban = "node"    // cannot run on that node: software or permission is missing
+	BanCluster Ban = "cluster" // cannot run anywhere with these parameters
+)
 
 // Standby is an operator's wish that a node owns nothing.
 type Standby struct {

@@ -30,7 +30,8 @@ type State struct {
 	Boots   map[BootID]Rec[Boot]
 	Ended   map[BootID]Rec[Ended]
 	Certs   map[string]Rec[DeathCertificate] // by life/host, as in KeyCertificate
-	Absence map[string]Rec[Absence]          // by life/host, as in KeyAbsence
+	Contras map[BootID]Rec[Contradiction]
+	Absence map[string]Rec[Absence] // by life/host, as in KeyAbsence
 	Views   map[NodeName]Rec[View]
 	Appeals map[BootID]Rec[Appeal]
 	Fences  map[BootID]Rec[Fence]
@@ -80,6 +81,8 @@ func (s *State) Apply(kv KV, deleted bool, now time.Duration) error {
 		err = apply(&s.Ended, BootID(name), kv, deleted, now)
 	case "certificate":
 		err = apply(&s.Certs, name, kv, deleted, now)
+	case "contradiction":
+		err = apply(&s.Contras, BootID(name), kv, deleted, now)
 	case "absence":
 		err = apply(&s.Absence, name, kv, deleted, now)
 	case "view":
@@ -164,7 +167,8 @@ func (s *State) Clone() State {
 	c.Tickets, c.Reports = cloneMap(s.Tickets), cloneMap(s.Reports)
 	c.Probes, c.Failed = cloneMap(s.Probes), cloneMap(s.Failed)
 	c.Standby, c.Wishes = cloneMap(s.Standby), cloneMap(s.Wishes)
-	c.Tokens, c.Absence = cloneMap(s.Tokens), cloneMap(s.Absence)
+	c.Tokens, c.Contras = cloneMap(s.Tokens), cloneMap(s.Contras)
+	c.Absence = cloneMap(s.Absence)
 	return c
 }
 

@@ -33,6 +33,7 @@ func recordKinds() map[string]struct {
 		"Boots":   {cluster.KeyBoot("b1"), cluster.Boot{ID: "b1", Node: "n1", Phase: cluster.PhaseMember, Life: "h:1:2", Places: []cluster.HostName{"h1"}}},
 		"Ended":   {cluster.KeyEnded("b1"), cluster.Ended{Boot: "b1", Node: "n1", Evidence: cluster.EvidenceFenced, Detail: "d"}},
 		"Certs":   {cluster.KeyCertificate("h:1:2", "h1"), cluster.DeathCertificate{Cluster: "c", Life: "h:1:2", Host: "h1", Seq: 9, Cause: cluster.CauseCrashed}},
+		"Contras": {cluster.KeyContradiction("b1"), cluster.Contradiction{Boot: "b1", Node: "n1", Evidence: cluster.EvidenceCertificate, Hosts: []cluster.HostName{"h1"}, By: "n2", How: "beat"}},
 		"Absence": {cluster.KeyAbsence("h:1:2", "h1"), cluster.Absence{Cluster: "c", Life: "h:1:2", Host: "h1", Seq: 9, Run: "r", Why: "migrated"}},
 		"Views":   {cluster.KeyView("n1"), cluster.View{Node: "n1", Boot: "b1", Silent: map[cluster.BootID]cluster.Silence{"b2": cluster.SilenceLost}}},
 		"Appeals": {cluster.KeyAppeal("b1"), cluster.Appeal{Node: "n1", Boot: "b1", Answers: map[cluster.NodeName]cluster.Revision{"n2": 5}}},

@@ -208,6 +208,28 @@ func (e *Executor) StopAll(ctx context.Context, why string) error {
 	return errors.Join(left...)
 }
 
+// StopBound is how long stopping everything that is active can take by the
+// configured time-outs, each resource being tried once. Safe beyond it is only
+// what has been verified.
+func (e *Executor) StopBound() time.Duration {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	active, longest := 0, time.Duration(0)
+	for _, w := range e.workers {
+		if !w.mayBeActive() {
+			continue
+		}
+		active++
+		took := time.Duration(0)
+		for _, r := range w.newest().Value.Definition.Resources {
+			took += r.StopTimeout
+		}
+		longest = max(longest, took)
+	}
+	rounds := (active + cap(e.stops) - 1) / cap(e.stops) // stops wait for a free slot
+	return time.Duration(rounds) * longest
+}
+
 // Active names the services that this boot runs or may run.
 func (e *Executor) Active() []cluster.ServiceName {
 	e.mu.Lock()

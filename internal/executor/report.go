@@ -26,7 +26,11 @@ func newReporter(w *worker) *reporter { return &reporter{w: w, news: make(chan s
 
 // put replaces what is to be reported. It does not block.
 func (r *reporter) put(state cluster.ReportState, generation cluster.Generation, detail string, restarts int) {
-	report := r.report(state, generation, detail, restarts)
+	r.say(r.report(state, generation, detail, restarts))
+}
+
+// say is put with a whole report.
+func (r *reporter) say(report cluster.Report) {
 	r.mu.Lock()
 	known := report == r.said
 	if !known {

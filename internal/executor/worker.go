@@ -311,7 +311,7 @@ func (w *worker) giveUp(ctx context.Context, cause error) {
 		return // not a failure: the order changed under it, and run stops it now
 	}
 	w.log.Warn("service failed here", "generation", w.running.Generation, "err", cause)
-	w.stopAndReport(ctx, cluster.ReportFailed, cause.Error())
+	w.stopAndReport(ctx, cluster.ReportFailed, cause.Error(), banOf(cause))
 }
 
 // end stops what runs because the order says so or is not ours any more.
@@ -322,12 +322,21 @@ func (w *worker) end(ctx context.Context, o order) {
 		w.log.Info("service stops", "generation", w.running.Generation, "reason", o.why)
 	}
 	w.reports.put(cluster.ReportStopping, w.running.Generation, o.why, 0)
-	w.stopAndReport(ctx, cluster.ReportStopped, o.why)
+	w.stopAndReport(ctx, cluster.ReportStopped, o.why, cluster.BanNone)
+}
+
+// banOf returns how far a failure reaches by the word of the agent.
+func banOf(err error) cluster.Ban {
+	var banner resource.Banner
+	if errors.As(err, &banner) {
+		return banner.Ban()
+	}
+	return cluster.BanNone
 }
 
 // stopAndReport stops everything and reports: state when verified, else stop
 // failed, and tries again until it is verified or the boot is fenced.
-func (w *worker) stopAndReport(ctx context.Context, state cluster.ReportState, detail string) {
+func (w *worker) stopAndReport(ctx context.Context, state cluster.ReportState, detail string, ban cluster.Ban) {
 	generation := w.running.Generation
 	for {
 		err := w.stopFrom(ctx, 0)
@@ -335,7 +344,9 @@ func (w *worker) stopAndReport(ctx context.Context, state cluster.ReportState, d
 			w.log.Info("service is verified stopped", "generation", generation)
 			w.running = cluster.Owner{}
 			w.setActive(false, nil)
-			w.reports.put(state, generation, detail, 0)
+			report := w.reports.report(state, generation, detail, 0)
+			report.Ban = ban
+			w.reports.say(report)
 			return
 		}
 		if ctx.Err() != nil {
@@ -370,5 +381,5 @@ func (w *worker) confirmStopped(ctx context.Context, o order) {
 	w.running = owner
 	w.setActive(true, nil)
 	release()
-	w.stopAndReport(ctx, cluster.ReportStopped, o.why)
+	w.stopAndReport(ctx, cluster.ReportStopped, o.why, cluster.BanNone)
 }

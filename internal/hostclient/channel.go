@@ -69,6 +69,22 @@ func (c *Channel) Bind(ctx context.Context, req hostapi.BindRequest) (cluster.Bi
 	return b, nil
 }
 
+// Reset asks the host to destroy this life (rule P20). It returns only where that
+// did not happen: an error, or nil when the host says done to a guest that reads
+// on.
+func (c *Channel) Reset(ctx context.Context, req hostapi.ResetRequest) error {
+	ctx, cancel := context.WithTimeout(ctx, orderTimeout)
+	defer cancel()
+	var reply hostapi.Reply
+	if err := call(ctx, c.http, "", http.MethodPost, channelURL+"/v1/reset", req, &reply); err != nil {
+		return fmt.Errorf("ask the host to destroy this guest: %w", err)
+	}
+	if reply.Outcome != cluster.OutcomeDone {
+		return fmt.Errorf("ask the host to destroy this guest: %s: %s", reply.Outcome, reply.Detail)
+	}
+	return nil
+}
+
 // Voter asks the host to confirm that this guest's disk is not older than what
 // the host remembers of it (rule P22). A *RefusedError with CodeStaleVoter is
 // for good.

@@ -108,6 +108,10 @@ func (d *Daemon) channelRoutes(id cluster.GuestID) http.Handler {
 		d.log.Info("bind", "guest", id, "cluster", entry.Cluster, "node", entry.Name, "life", entry.Life, "outcome", entry.Outcome, "detail", entry.Detail)
 		d.reply(w, binding, err)
 	})
+	mux.HandleFunc("POST /v1/reset", func(w http.ResponseWriter, r *http.Request) {
+		reply, err := d.postReset(r, id)
+		d.reply(w, reply, err)
+	})
 	mux.HandleFunc("POST "+voter.Path, func(w http.ResponseWriter, r *http.Request) { d.postVoter(w, r, id) })
 	return d.counted(mux)
 }

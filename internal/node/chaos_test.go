@@ -73,6 +73,9 @@ func (c *chaos) play() {
 	if missing := c.settle(2 * time.Minute); missing != "" {
 		c.t.Errorf("after the faults: %s\nfaults: %q\nstory: %s", missing, c.said, c.story())
 	}
+	if got := c.contradictions(); len(got) > 0 {
+		c.t.Errorf("no host lied, and yet: %+v", got)
+	}
 	if c.t.Failed() {
 		c.t.Logf("faults: %q", c.said)
 	}

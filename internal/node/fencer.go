@@ -26,6 +26,7 @@ func (n *Node) fenceLoop(ctx context.Context) error {
 		s, _ := n.Mirror.Snapshot()
 		for id, fence := range s.Fences {
 			_, ended := s.Ended[id]
+			ended = ended && s.Contras[id].Rev == 0 // what answers is fenced once more
 			if ended || fence.Value.Executor != n.Self.Node || n.tried[id] >= fence.Value.Attempt {
 				continue
 			}

@@ -57,6 +57,7 @@ func (h *hosts) run(ctx context.Context) error {
 	return h.n.each(ctx, func(ctx context.Context, _ time.Duration) (time.Duration, error) {
 		s, _ := h.n.Mirror.Snapshot()
 		h.dialNew(ctx, &wg, &s)
+		h.ackNeedless(ctx, &s)
 		known := h.known(&s)
 		for _, cert := range known {
 			h.commitCertificate(ctx, cert.Host, cert)
@@ -254,6 +255,7 @@ func (h *hosts) commitCertificate(ctx context.Context, from cluster.HostName, ce
 		return true
 	}
 	if !h.concerns(&s, cert) {
+		h.ackNeedless(ctx, &s)
 		return false
 	}
 	rev, err := h.n.commit(ctx, store.Tx{
@@ -277,7 +279,8 @@ func (h *hosts) commitCertificate(ctx context.Context, from cluster.HostName, ce
 // certificate is kept, since the record of its boot may be on the way.
 func (h *hosts) concerns(s *cluster.State, cert cluster.DeathCertificate) bool {
 	for id, boot := range s.Boots {
-		if _, ended := s.Ended[id]; !ended && boot.Value.Life == cert.Life {
+		_, ended := s.Ended[id]
+		if boot.Value.Life == cert.Life && (!ended || s.Contras[id].Rev != 0) {
 			return true
 		}
 	}

@@ -72,6 +72,9 @@ type Config struct {
 	// DialHost connects to a host; it does not block.
 	DialHost func(cluster.Host) (Host, error)
 	Agents   func(agent string) (resource.Agent, error)
+	// Autostart says which of these services this machine would start by itself at its
+	// next boot, and how to end that (rule P24); nil: nothing is looked for.
+	Autostart func(services []cluster.ServiceConfig) map[cluster.ServiceName]string
 	// SaveDecision keeps the input of a plan that had orders, bounded.
 	SaveDecision func(plan.Snapshot, plan.Result)
 	// OnChange sees every change of the store in order; it must not block.
@@ -79,8 +82,12 @@ type Config struct {
 	// OnDoubt is called when this node may have been away from its network: it
 	// was paused, or hears again whom it did not. Addresses are announced anew.
 	OnDoubt func()
-	Clock   clock.Clock // this machine's
-	Log     *slog.Logger
+	// Reset ends this run of the operating system, here and now, and returns only
+	// where it could not. It is called when this boot must stop and cannot stop
+	// all that it runs (rule P20). nil: the administrator wants none.
+	Reset func(ctx context.Context, why string) error
+	Clock clock.Clock // this machine's
+	Log   *slog.Logger
 }
 
 // Errors with which Run ends of its own accord.
@@ -144,6 +151,7 @@ func (n *Node) Run(ctx context.Context) error {
 	run("mirror", n.Mirror.Run)
 	run("pulse", n.pulse.run) // from the first moment: a node that joins is not silent
 	run("views", n.pulse.writeViews)
+	run("alarm", n.alarmLoop)
 	run("register", func(ctx context.Context) error {
 		if err := n.register(ctx); err != nil {
 			return err

@@ -22,14 +22,17 @@ const viewRefresh = time.Second
 // in a loop of its own.
 type pulse struct {
 	n        *Node
-	detector detect.Detector // owned by run
+	detector detect.Detector         // owned by run
+	lives    map[cluster.BootID]life // owned by run; of the boots on record
 
 	mu      sync.Mutex // guards the fields below
 	verdict detect.Verdict
 	tick    uint64 // of our planner, when it leads
 	leader  sighting
-	changed chan struct{} // capacity 1: the verdict changed, for writeViews
-	heard   chan struct{} // capacity 1: the same, for the lead loop
+	changed chan struct{}             // capacity 1: the verdict changed, for writeViews
+	heard   chan struct{}             // capacity 1: the same, for the lead loop
+	alarms  map[cluster.BootID]string // who answers after its tombstone, and the proof
+	alarm   chan struct{}             // capacity 1: there are such
 }
 
 // sighting is the last planner tick heard from a leader.
@@ -41,7 +44,8 @@ type sighting struct {
 
 func (p *pulse) init(n *Node) {
 	p.n = n
-	p.changed, p.heard = make(chan struct{}, 1), make(chan struct{}, 1)
+	p.changed, p.heard, p.alarm = make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{}, 1)
+	p.lives = map[cluster.BootID]life{}
 }
 
 // run beats every Interval and takes in what was heard since: beats carry the
@@ -65,6 +69,7 @@ func (p *pulse) run(ctx context.Context) error {
 // hear notes one beat. Beats that wait in the queue are older than the tick.
 func (p *pulse) hear(beat heartbeat.Received) {
 	p.detector.Heard(beat.Boot, beat.At)
+	p.proves(beat)
 	if beat.Tick == 0 {
 		return
 	}
@@ -91,15 +96,17 @@ func (p *pulse) iterate(now time.Duration) {
 	var peers []heartbeat.Peer
 	watched := map[cluster.BootID]detect.Peer{}
 	var rev cluster.Revision
+	var alarms map[cluster.BootID]string
+	mute := false
 	p.n.Mirror.Read(func(s *cluster.State) {
-		rev = s.Rev
+		rev, mute, alarms = s.Rev, p.n.mute(s), p.alarming(s)
 		for _, node := range s.Nodes {
 			if node.Value.Name != p.n.Self.Node {
 				peers = append(peers, heartbeat.Peer{Node: node.Value.Name, Address: net.JoinHostPort(node.Value.Address, strconv.Itoa(node.Value.BeatPort))})
 			}
 		}
 		for id, boot := range s.Boots {
-			if _, ended := s.Ended[id]; !ended && (boot.Value.Node != p.n.Self.Node || id == p.n.Self.ID) {
+			if p.listensFor(s, id) && (boot.Value.Node != p.n.Self.Node || id == p.n.Self.ID) {
 				watched[id] = p.peerOf(boot.Value, s.Config.Value.PauseGraceOf(boot.Value.Node))
 			}
 		}
@@ -108,9 +115,14 @@ func (p *pulse) iterate(now time.Duration) {
 	verdict := p.detector.Tick(now, watched)
 	p.mu.Lock()
 	tick, before := p.tick, p.verdict
-	p.verdict = verdict
+	p.verdict, p.alarms = verdict, alarms
 	p.mu.Unlock()
-	p.n.Beats.Send(peers, heartbeat.Payload{Tick: tick, Revision: rev, Quorum: p.hasQuorum()})
+	if !mute {
+		p.n.Beats.Send(peers, heartbeat.Payload{Tick: tick, Revision: rev, Quorum: p.hasQuorum()})
+	}
+	if len(alarms) > 0 {
+		signal(p.alarm)
+	}
 	changed := !sameView(verdict, before)
 	if changed {
 		signal(p.changed)
@@ -118,6 +130,14 @@ func (p *pulse) iterate(now time.Duration) {
 	if changed || !maps.Equal(verdict.Moving, before.Moving) {
 		signal(p.heard)
 	}
+}
+
+// listensFor reports whether the silence of a boot matters: while its end is not
+// proved, or the proof was false.
+func (p *pulse) listensFor(s *cluster.State, id cluster.BootID) bool {
+	_, ended := s.Ended[id]
+	c, contradicted := s.Contras[id]
+	return !ended || contradicted && c.Value.Settled == ""
 }
 
 // signal wakes the reader of a channel of capacity 1.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -44,7 +45,10 @@ func (n *Node) tryRegister(ctx context.Context) (done bool, err error) {
 	}
 	s, _ := n.Mirror.Snapshot()
 	if _, ended := s.Ended[n.Self.ID]; ended {
-		n.stopLeftovers(ctx, &s)
+		if err := n.stopLeftovers(ctx, &s); err != nil && ctx.Err() == nil {
+			n.Log.Error("not everything could be stopped", "component", "doom", "err", err)
+			n.reset(ctx, fmt.Sprintf("this boot has a tombstone and could not stop everything: %v", err))
+		}
 		return false, ErrDoomed
 	}
 	record, joined := s.Nodes[n.Self.Node]
@@ -119,8 +123,8 @@ func (n *Node) noteLife(ctx context.Context, known cluster.Rec[cluster.Boot]) (d
 
 // stopLeftovers stops what an earlier run of the daemon on this boot may have
 // left running, when the boot must not go on (rules P7, P19): hygiene, not
-// evidence.
-func (n *Node) stopLeftovers(ctx context.Context, s *cluster.State) {
+// evidence. An error names what may still be active.
+func (n *Node) stopLeftovers(ctx context.Context, s *cluster.State) error {
 	ctx, cancel := n.Clock.WithTimeout(ctx, doomStop)
 	defer cancel()
 	defs := slices.Clone(n.mayFind(s))
@@ -129,11 +133,13 @@ func (n *Node) stopLeftovers(ctx context.Context, s *cluster.State) {
 			defs = append(defs, owner.Value.Definition)
 		}
 	}
+	var left []error
 	for _, def := range defs {
-		if left := n.Executor.Probe(ctx, def); left != "" {
-			n.Log.Error("not everything could be stopped", "component", "doom", "service", def.Name, "left", left)
+		if found := n.Executor.Probe(ctx, def); found != "" {
+			left = append(left, fmt.Errorf("service %s: %s", def.Name, found))
 		}
 	}
+	return errors.Join(left...)
 }
 
 // mayFind returns the services that may be active here: none on a witness, which
@@ -148,9 +154,15 @@ func (n *Node) mayFind(s *cluster.State) []cluster.ServiceConfig {
 // probeLoop looks for every service under every configuration before anything
 // new may start (rule P24), and makes this boot a member after the first round.
 func (n *Node) probeLoop(ctx context.Context) error {
-	return n.each(ctx, func(ctx context.Context, _ time.Duration) (time.Duration, error) {
+	next := n.Clock.Now() + autostartAgain // when to look again for what starts by itself
+	return n.each(ctx, func(ctx context.Context, now time.Duration) (time.Duration, error) {
 		s, _ := n.Mirror.Snapshot()
-		if probe := s.Probes[n.Self.Node].Value; probe.Boot != n.Self.ID || probe.Config != s.Config.Rev || len(probe.Active) > 0 {
+		probe := s.Probes[n.Self.Node].Value
+		due := probe.Boot != n.Self.ID || probe.Config != s.Config.Rev || len(probe.Active) > 0
+		if !due && now >= next {
+			due, next = !maps.Equal(n.autostart(&s), probe.Autostart), now+autostartAgain
+		}
+		if due {
 			if !n.probe(ctx, &s) {
 				return probeRetry, nil
 			}
@@ -159,20 +171,47 @@ func (n *Node) probeLoop(ctx context.Context) error {
 		if boot := s.Boots[n.Self.ID]; boot.Value.Phase == cluster.PhaseJoining {
 			return n.becomeMember(ctx, boot), nil
 		}
-		if len(s.Probes[n.Self.Node].Value.Active) > 0 {
+		probe = s.Probes[n.Self.Node].Value
+		if len(probe.Autostart) > 0 {
+			next = min(next, now+autostartRetry)
+		}
+		if len(probe.Active) > 0 {
 			return probeRetry, nil
 		}
-		return 0, nil
+		return max(next-n.Clock.Now(), time.Millisecond), nil
 	})
 }
 
-// probeRetry is the pause before a probe that failed is made again.
-const probeRetry = 2 * time.Second
+// Timings of probes.
+const (
+	// probeRetry is the pause before a probe that failed is made again.
+	probeRetry = 2 * time.Second
+	// autostartAgain is how often a node looks for what starts by itself, since
+	// that may be installed at any time; autostartRetry while there is something,
+	// since a person may have repaired it.
+	autostartAgain = time.Minute
+	autostartRetry = 5 * time.Second
+)
+
+// autostart says which services this machine would start by itself, of those
+// that may run here: elsewhere the same program may serve something else.
+func (n *Node) autostart(s *cluster.State) map[cluster.ServiceName]string {
+	if n.Autostart == nil {
+		return nil
+	}
+	var mine []cluster.ServiceConfig
+	for _, def := range n.mayFind(s) {
+		if slices.Contains(s.Config.Value.Candidates(def), n.Self.Node) {
+			mine = append(mine, def)
+		}
+	}
+	return n.Autostart(mine)
+}
 
 // probe looks for the services that this boot does not own and writes down what
 // may be active. It returns false when it could not be written.
 func (n *Node) probe(ctx context.Context, s *cluster.State) bool {
-	probe := cluster.Probe{Node: n.Self.Node, Boot: n.Self.ID, Config: s.Config.Rev}
+	probe := cluster.Probe{Node: n.Self.Node, Boot: n.Self.ID, Config: s.Config.Rev, Autostart: n.autostart(s)}
 	joining := s.Boots[n.Self.ID].Value.Phase == cluster.PhaseJoining
 	for _, def := range n.mayFind(s) {
 		// What is owned may be given to this boot at any moment, unless it is

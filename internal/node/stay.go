@@ -19,6 +19,9 @@ func (n *Node) appealLoop(ctx context.Context) error {
 		s, _ := n.Mirror.Snapshot()
 		appeal := cluster.Appeal{Node: n.Self.Node, Boot: n.Self.ID, Answers: map[cluster.NodeName]cluster.Revision{}}
 		news := false
+		if _, ended := s.Ended[n.Self.ID]; ended {
+			return 0, nil // nobody takes its answer any more
+		}
 		for name, view := range s.Views {
 			_, ended := s.Ended[view.Value.Boot]
 			if ended || view.Value.Silent[n.Self.ID] == "" {
@@ -62,16 +65,25 @@ func (n *Node) doomLoop(ctx context.Context) error {
 			return 0, nil
 		}
 		n.Log.Error("this boot is doomed: it stops everything and ends", "component", "doom", "reason", why)
-		stopCtx, cancel := n.Clock.WithTimeout(ctx, doomStop)
-		defer cancel()
-		if err := n.Executor.StopAll(stopCtx, "this boot is doomed"); err != nil {
+		if err := n.stopDoomed(ctx); err != nil && ctx.Err() == nil {
 			n.Log.Error("not everything could be stopped", "component", "doom", "err", err)
+			n.reset(ctx, fmt.Sprintf("this boot is doomed (%s) and could not stop everything: %v", why, err))
 		}
-		s, _ := n.Mirror.Snapshot()
-		n.stopLeftovers(stopCtx, &s) // of an earlier run of the daemon, which no worker knows yet
-		n.awaitReports(stopCtx)
 		return 0, fmt.Errorf("%w (%s)", ErrDoomed, why)
 	})
+}
+
+// stopDoomed stops all that this boot runs, of this run of the daemon and of
+// earlier ones, and waits until the store has the reports. An error names what
+// is not verified stopped after doomStop.
+func (n *Node) stopDoomed(ctx context.Context) error {
+	ctx, cancel := n.Clock.WithTimeout(ctx, doomStop)
+	defer cancel()
+	err := n.Executor.StopAll(ctx, "this boot is doomed")
+	s, _ := n.Mirror.Snapshot()
+	err = errors.Join(err, n.stopLeftovers(ctx, &s))
+	n.awaitReports(ctx)
+	return err
 }
 
 // awaitReports returns when a last word on everything that this boot owns
@@ -81,9 +93,7 @@ func (n *Node) awaitReports(ctx context.Context) {
 	for ctx.Err() == nil {
 		var waits []string
 		changed := n.Mirror.Read(func(s *cluster.State) {
-			if _, ended := s.Ended[n.Self.ID]; !ended {
-				_, waits = n.accountFor(s)
-			}
+			_, waits = n.accountFor(s)
 		})
 		if len(waits) == 0 {
 			return
@@ -104,13 +114,16 @@ const (
 	// budgetRest while it does.
 	budgetPoll = time.Second
 	budgetRest = 3 * time.Second
+	// budgetMargin is what a node without store gets to stop everything, besides
+	// the time-outs of the stops themselves; then it resets itself.
+	budgetMargin = 10 * time.Second
 )
 
 // budgetLoop holds all services while the store is out of reach for longer than
-// the budget: a minority ends with nothing active.
+// the budget: a minority ends with nothing active, or resets itself (rule P20).
 func (n *Node) budgetLoop(ctx context.Context) error {
 	last := n.Clock.Now()
-	held := false
+	held, due := false, time.Duration(0)
 	for ctx.Err() == nil {
 		checkCtx, cancel := n.Clock.WithTimeout(ctx, commitTimeout)
 		_, _, err := n.Store.Load(checkCtx, cluster.KeyLeader)
@@ -127,7 +140,10 @@ func (n *Node) budgetLoop(ctx context.Context) error {
 		case !held && now-last > storeBudget:
 			n.Log.Error("store lost for longer than the budget: services are stopped", "component", "budget", "budget", storeBudget, "err", err)
 			n.Executor.Hold(fmt.Sprintf("the store was out of reach for more than %v", storeBudget))
-			held = true
+			held, due = true, now+n.Executor.StopBound()+budgetMargin
+		case held && now > due && len(n.Executor.Active()) > 0:
+			n.reset(ctx, fmt.Sprintf("the store is lost, and %v could not be stopped within their time", n.Executor.Active()))
+			due = n.Clock.Now() + resetRetry
 		}
 		pause := budgetPoll
 		if err == nil {

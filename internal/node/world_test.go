@@ -55,6 +55,9 @@ type guest struct {
 	err    error
 	client *mem.Client
 	agent  *fakeAgent
+	resets []string                           // why it asked to be reset
+	heard  map[cluster.NodeName]time.Duration // when a beat of a peer arrived last
+	would  []cluster.ServiceName              // that its machine would start by itself
 }
 
 func newWorld(t *testing.T) *world {
@@ -125,6 +128,7 @@ func (w *world) boot(name cluster.NodeName) *guest {
 	}
 	g.boot++
 	host := w.hostOf(name)
+	g.heard = nil
 	g.life = cluster.LifeID(fmt.Sprintf("%s:%d:1", host.name, g.boot))
 	g.alive, g.moving = true, false
 	g.clock = newGuestClock(w.ctx, w.start)
@@ -161,7 +165,9 @@ func (w *world) daemon(g *guest) {
 			}
 			return g.agent, nil
 		},
-		Clock: g.clock, Log: slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Autostart: func(services []cluster.ServiceConfig) map[cluster.ServiceName]string { return w.autostart(g, services) },
+		Reset:     func(_ context.Context, why string) error { return w.reset(g, why) },
+		Clock:     g.clock, Log: slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
 	node := g.node
 	w.mu.Unlock()
@@ -188,6 +194,35 @@ func (w *world) kill(name cluster.NodeName, hostTells bool) {
 	}
 }
 
+// autostart says what the machine of a guest would start by itself.
+func (w *world) autostart(g *guest, services []cluster.ServiceConfig) map[cluster.ServiceName]string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var found map[cluster.ServiceName]string
+	for _, def := range services {
+		if slices.Contains(g.would, def.Name) {
+			found = map[cluster.ServiceName]string{def.Name: "an enabled unit"}
+		}
+	}
+	return found
+}
+
+// reset is a guest that asks its host to destroy it.
+func (w *world) reset(g *guest, why string) error {
+	host := w.hostOf(g.name)
+	w.mu.Lock()
+	g.resets = append(g.resets, why)
+	if host.silent {
+		w.mu.Unlock()
+		return errors.New("host does not answer")
+	}
+	w.note("%s resets itself", g.name)
+	g.die()
+	w.mu.Unlock()
+	host.certify(g, cluster.CauseDestroyed)
+	return nil
+}
+
 // die is the end of a life, with the mutex held.
 func (g *guest) die() {
 	g.alive, g.moving = false, false
@@ -200,6 +235,14 @@ func (g *guest) die() {
 			g.w.note("%s dies with %s", svc, node)
 		}
 	}
+}
+
+// hears notes when a beat of a peer arrived, which the next beat to it answers.
+func (g *guest) hears(peer *guest) {
+	if g.heard == nil {
+		g.heard = map[cluster.NodeName]time.Duration{}
+	}
+	g.heard[peer.name] = peer.clock.Now() // when it sent it, by its own clock
 }
 
 // wire is the network for heartbeats as one run of the daemon sees it.
@@ -220,7 +263,11 @@ func (g wire) Send(_ []heartbeat.Peer, p heartbeat.Payload) {
 			continue
 		}
 		select {
-		case peer.inbox <- heartbeat.Received{Node: g.name, Boot: g.node.Self.ID, Tick: p.Tick, Revision: p.Revision, At: peer.clock.Now()}:
+		case peer.inbox <- heartbeat.Received{
+			Node: g.name, Boot: g.node.Self.ID, Tick: p.Tick, Revision: p.Revision, At: peer.clock.Now(),
+			EchoOK: g.heard[peer.name] != 0, EchoSent: g.heard[peer.name],
+		}:
+			peer.hears(g.guest)
 		default:
 		}
 	}
@@ -341,7 +388,9 @@ type fakeHost struct {
 	lives  map[cluster.LifeID]*guest
 	certs  []cluster.DeathCertificate
 	feeds  map[*fakeLink]chan hostclient.Event
-	silent bool                     // unreachable
+	silent bool // unreachable
+	deaf   bool // answers no order
+	acked  map[uint64]bool
 	ons    map[string]hostapi.Reply // by decision
 	// refuses is how many orders to start a guest it does not carry out.
 	refuses int
@@ -404,7 +453,7 @@ func (l *fakeLink) Off(_ context.Context, _ cluster.GuestID, o hostapi.Order) (h
 		l.h.w.mu.Unlock()
 		return hostapi.Reply{Outcome: cluster.OutcomeDone, Absence: a}, nil
 	}
-	if l.h.silent || g == nil {
+	if l.h.silent || l.h.deaf || g == nil {
 		l.h.w.mu.Unlock()
 		return hostapi.Reply{Outcome: cluster.OutcomeUnknown, Detail: "host does not answer"}, nil
 	}
@@ -490,7 +539,15 @@ func (l *fakeLink) Stream(ctx context.Context, _ uint64, take func(hostclient.Ev
 	}
 }
 
-func (l *fakeLink) Ack(context.Context, hostapi.Ack) error { return nil }
+func (l *fakeLink) Ack(_ context.Context, a hostapi.Ack) error {
+	l.h.w.mu.Lock()
+	defer l.h.w.mu.Unlock()
+	if l.h.acked == nil {
+		l.h.acked = map[uint64]bool{}
+	}
+	l.h.acked[a.Seq] = true
+	return nil
+}
 
 func (l *fakeLink) Close() {}
 

@@ -137,6 +137,12 @@ func (c *Client) RemoveToken(ctx context.Context, id string) (out Done, err erro
 	return out, c.call(ctx, http.MethodDelete, "/v1/tokens/"+url.PathEscape(id), nil, &out)
 }
 
+// TrustHost lets the word of a host count again.
+func (c *Client) TrustHost(ctx context.Context, name cluster.HostName, order TrustOrder) (Done, error) {
+	var out Done
+	return out, c.call(ctx, http.MethodPost, "/v1/hosts/"+url.PathEscape(string(name))+"/trust", order, &out)
+}
+
 // Cluster returns what hosts must know of the cluster.
 func (c *Client) Cluster(ctx context.Context) (out Public, err error) {
 	return out, c.call(ctx, http.MethodGet, "/v1/cluster", nil, &out)

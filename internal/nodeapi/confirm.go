@@ -21,6 +21,9 @@ func confirmDead(s *Server, state *cluster.State, node cluster.NodeName, order N
 		return store.Tx{}, "", refusal(CodeBadRequest, "reason: say in at most %d bytes how you know that %s is dead; it goes into the records", byLimitBytes, node)
 	}
 	standing := notEnded(state, node)
+	if c, ok := state.Contras[order.Boot]; ok && c.Value.Node == node && c.Value.Settled == "" {
+		return s.confirmAgain(state, c, order)
+	}
 	if !slices.Contains(standing, order.Boot) {
 		if ended, ok := state.Ended[order.Boot]; ok && ended.Value.Node == node {
 			return store.Tx{}, fmt.Sprintf("boot %s of %s has ended already: %s, %s", order.Boot, node, ended.Value.Evidence, ended.Value.Detail), nil
@@ -46,6 +49,24 @@ func confirmDead(s *Server, state *cluster.State, node cluster.NodeName, order N
 			Detail: fmt.Sprintf("confirmed dead by %s: %s", order.By, order.Reason),
 		})},
 	}, fmt.Sprintf("boot %s of %s counts as ended by your word; its services are recovered now", order.Boot, node), nil
+}
+
+// confirmAgain takes a person's word that a boot has ended which answered after
+// its tombstone: only their word, given in that knowledge, lets its services go.
+func (s *Server) confirmAgain(state *cluster.State, c cluster.Rec[cluster.Contradiction], order NodeOrder) (store.Tx, string, error) {
+	guards, err := s.silent(state, c.Value.Node, order.Boot)
+	if err != nil {
+		return store.Tx{}, "", err
+	}
+	if err := s.unseen(state.Boots[order.Boot].Value); err != nil {
+		return store.Tx{}, "", err
+	}
+	next := c.Value
+	next.Settled = fmt.Sprintf("confirmed dead by %s: %s", order.By, order.Reason)
+	return store.Tx{
+		Guards: append(guards, cluster.Guard{Key: cluster.KeyContradiction(order.Boot), Rev: c.Rev}),
+		Writes: []cluster.Write{cluster.Put(cluster.KeyContradiction(order.Boot), next)},
+	}, fmt.Sprintf("boot %s of %s counts as ended by your word, though it answered after its tombstone; its services are recovered now", order.Boot, c.Value.Node), nil
 }
 
 // notEnded returns the boots of a node whose end is not proved, those included

@@ -41,6 +41,8 @@ func derive(before, after *cluster.State, c mirror.Change) []Event {
 		return endedEvents(pairOf(before.Ended, after.Ended, boot))
 	case "certificate":
 		return certificateEvents(after, pairOf(before.Certs, after.Certs, name))
+	case "contradiction":
+		return contradictionEvents(pairOf(before.Contras, after.Contras, boot))
 	case "absence":
 		return absenceEvents(after, pairOf(before.Absence, after.Absence, name))
 	case "view":
@@ -116,6 +118,21 @@ func hostEvents(p pair[cluster.Host]) []Event {
 		return one("host", p.is.Value.Name, "", "host %s is enrolled, at %s", p.is.Value.Name, p.is.Value.Address)
 	}
 	return one("host", p.is.Value.Name, "", "host %s is enrolled anew, at %s", p.is.Value.Name, p.is.Value.Address)
+}
+
+func contradictionEvents(p pair[cluster.Contradiction]) []Event {
+	was, c := p.was.Value, p.is.Value
+	switch {
+	case p.gone():
+		return nil // tidied up when it was over
+	case p.made():
+		return one("contradiction", c.Node, c.Node, "boot %s of %s ran after its end was proved (%s): that proof was false (%s, seen by %s)", c.Boot, c.Node, c.Evidence, c.How, c.By)
+	case was.Settled == "" && c.Settled != "":
+		return one("contradiction", c.Node, c.Node, "boot %s of %s, which ran after its end was proved, is %s", c.Boot, c.Node, c.Settled)
+	case len(c.Hosts) < len(was.Hosts):
+		return one("contradiction", c.Node, c.Node, "a host that gave false evidence on boot %s of %s is trusted again", c.Boot, c.Node)
+	}
+	return nil
 }
 
 func bootEvents(p pair[cluster.Boot]) []Event {
@@ -310,6 +327,11 @@ func probeEvents(p pair[cluster.Probe]) []Event {
 	for _, service := range slices.Sorted(maps.Keys(p.is.Value.Active)) {
 		if found := p.is.Value.Active[service]; found != p.was.Value.Active[service] {
 			out = append(out, one("probe", service, p.is.Value.Node, "%s may be active on %s, which does not own it: %s", service, p.is.Value.Node, found)...)
+		}
+	}
+	for _, service := range slices.Sorted(maps.Keys(p.is.Value.Autostart)) {
+		if found := p.is.Value.Autostart[service]; found != p.was.Value.Autostart[service] {
+			out = append(out, one("probe", service, p.is.Value.Node, "%s would start %s by itself: %s", p.is.Value.Node, service, found)...)
 		}
 	}
 	return out

@@ -99,6 +99,7 @@ func (s *Server) Handler() http.Handler {
 		"GET /v1/hosts":                     s.getHosts,
 		"POST /v1/hosts":                    s.postHost,
 		"DELETE /v1/hosts/{name}":           s.deleteHost,
+		"POST /v1/hosts/{name}/trust":       s.postTrust,
 		"GET /v1/tokens":                    s.getTokens,
 		"POST /v1/tokens":                   s.postToken,
 		"DELETE /v1/tokens/{id}":            s.deleteToken,

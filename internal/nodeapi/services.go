@@ -162,7 +162,12 @@ func (s *Server) bar(state *cluster.State, result plan.Result, def cluster.Servi
 	if _, standby := state.Standby[node]; standby {
 		return fmt.Sprintf("is on standby: run `ringfence node unstandby %s` first", node)
 	}
-	if failure, failed := state.FailureOf(def.Name, node); failed && s.Now() < failure.Since+def.FailureExpiry {
+	if probe := state.Probes[node].Value; probe.Boot == result.Nodes[at].Boot && probe.Autostart[def.Name] != "" {
+		return "would start it by itself: " + probe.Autostart[def.Name]
+	}
+	failure, failed := state.FailureOf(def.Name, node)
+	banned := failure.Value.Ban != cluster.BanNone && failure.Value.Config == state.Config.Rev
+	if failed && (banned || s.Now() < failure.Since+def.FailureExpiry) {
 		return fmt.Sprintf("failed to run it (%s): run `ringfence service clear %s` once that is repaired", failure.Value.Detail, def.Name)
 	}
 	return ""

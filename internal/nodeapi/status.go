@@ -120,6 +120,10 @@ func (s *Server) hosts(state *cluster.State) []HostStatus {
 		if cert, err := pki.ParseCertificate([]byte(host.Certificate)); err == nil {
 			one.Fingerprint = pki.FingerprintOf(cert).String()
 		}
+		for _, boot := range doubtedBy(state, name) {
+			c := state.Contras[boot].Value
+			one.Untrusted = fmt.Sprintf("it gave evidence that boot %s of %s had ended (%s), which answered afterwards", boot, c.Node, c.Evidence)
+		}
 		out = append(out, one)
 	}
 	return out

@@ -69,6 +69,8 @@ type HostStatus struct {
 	Reachable bool `json:"reachable"`
 	// Fingerprint is the SHA-256 of the host's TLS certificate, in hex.
 	Fingerprint string `json:"fingerprint"`
+	// Untrusted says why its word on lives does not count; "" when it does.
+	Untrusted string `json:"untrusted,omitempty"`
 }
 
 // Service returns the status of one service.
@@ -178,6 +180,11 @@ type HostOrder struct {
 	Host cluster.Host `json:"host"`
 	// Replace takes new keys for a host that is enrolled already.
 	Replace bool `json:"replace,omitempty"`
+}
+
+// TrustOrder is the body of POST /v1/hosts/{name}/trust.
+type TrustOrder struct {
+	By string `json:"by"`
 }
 
 // NewToken is the answer to POST /v1/tokens. Text is a secret.

@@ -20,6 +20,7 @@ type standing struct {
 	ended     bool
 	endedRev  cluster.Revision
 	doomed    bool // a fence decision stands
+	answers   bool // it ran after its tombstone, and nothing else has ended it since
 	latest    bool // no newer boot of the node is registered
 	suspectBy []cluster.NodeName
 	lostBy    []cluster.NodeName // subset of suspectBy
@@ -41,6 +42,7 @@ func (p *planner) judgeBoots() {
 			b.ended, b.endedRev = true, ended.Rev
 		}
 		_, b.doomed = p.s.Fences[rec.Value.ID]
+		b.answers = p.contradicted(rec.Value)
 		p.boots = append(p.boots, b)
 	}
 	slices.SortFunc(p.boots, func(a, b standing) int {
@@ -189,6 +191,11 @@ func (p *planner) statusOf(name cluster.NodeName) NodeStatus {
 	if p.s.Nodes[name].Value.Removing {
 		status.Why = append(status.Why, fmt.Sprintf("is being removed: `ringfence node remove %s` again completes it", name))
 	}
+	if probe := p.s.Probes[name].Value; b != nil && !b.ended && probe.Boot == b.id() {
+		for _, service := range sortedKeys(probe.Autostart) {
+			status.Why = append(status.Why, fmt.Sprintf("would start %s by itself: %s", service, probe.Autostart[service]))
+		}
+	}
 	if _, standby := p.s.Standby[name]; standby {
 		status.Why = append(status.Why, "is on standby")
 	}
@@ -199,7 +206,11 @@ func (p *planner) whyBoot(b *standing) []string {
 	var why []string
 	if b.ended {
 		ended := p.s.Ended[b.id()].Value
-		return append(append(why, fmt.Sprintf("%s: %s", ended.Evidence, ended.Detail)), p.whyOff(b)...)
+		why = append(append(why, fmt.Sprintf("%s: %s", ended.Evidence, ended.Detail)), p.whyOff(b)...)
+		if b.answers {
+			why = append(why, p.whyAnswers(b))
+		}
+		return why
 	}
 	if len(b.suspectBy) > 0 {
 		why = append(why, fmt.Sprintf("not heard by %s (%d of %d observers, %d of them say lost)",

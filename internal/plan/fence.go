@@ -42,13 +42,13 @@ func (p *planner) evidenceFor(b *standing) (cluster.EvidenceKind, string, []clus
 	if kind, detail, guards := certified(p.s, b.Value); kind != "" {
 		return kind, detail, guards
 	}
-	if report, ok := p.s.FenceRp[b.id()]; ok && b.doomed && fenced(report.Value, b.Value) {
+	if report, ok := p.s.FenceRp[b.id()]; ok && b.doomed && fenced(report.Value, b.Value) && p.believes(b) {
 		return cluster.EvidenceFenced, fmt.Sprintf("attempt %d by %s: %s", report.Value.Attempt, report.Value.Executor, report.Value.Detail),
 			[]cluster.Guard{guardOf(cluster.KeyFenceReport(b.id()), report.Rev)}
 	}
 	for i := range p.boots {
 		newer := &p.boots[i]
-		if newer.node() == b.node() && slices.Contains(newer.Value.Predecessors, b.id()) && sameMachine(newer.Value, b.Value) {
+		if succeeds(newer.Value, b.Value) && sameMachine(newer.Value, b.Value) {
 			return cluster.EvidenceSuperseded, fmt.Sprintf("boot %s runs there now", newer.id()),
 				[]cluster.Guard{guardOf(cluster.KeyBoot(newer.id()), newer.Rev)}
 		}
@@ -85,9 +85,11 @@ func certified(s *cluster.State, b cluster.Boot) (cluster.EvidenceKind, string, 
 	var guards []cluster.Guard
 	for _, place := range b.Places {
 		cert, signed := s.CertificateOf(b.Life, place)
-		signed = signed && cert.Value.Guest == b.Guest && cert.Value.Cluster == s.Meta.Value.ID
+		signed = signed && !void(s, cert) && cert.Value.Guest == b.Guest && cert.Value.Cluster == s.Meta.Value.ID
 		absence, absent := s.AbsenceOf(b, place)
 		switch {
+		case doubtedBy(s, place) != "":
+			return "", "", nil
 		case signed:
 			kind = strongest(kind, cert.Value.Cause)
 			details = append(details, fmt.Sprintf("host %s, its no. %d: life %s, %s", place, cert.Value.Seq, cert.Value.Life, cert.Value.Cause))
@@ -114,6 +116,11 @@ func strongest(kind cluster.EvidenceKind, cause cluster.Cause) cluster.EvidenceK
 		return cluster.EvidenceCertificate
 	}
 	return kind
+}
+
+// succeeds reports whether a boot is a newer one of the same node.
+func succeeds(newer, former cluster.Boot) bool {
+	return newer.Node == former.Node && slices.Contains(newer.Predecessors, former.ID)
 }
 
 // sameMachine reports whether a newer boot proves that the former has ended:
@@ -207,7 +214,7 @@ func (p *planner) decideFence(b *standing, reason cluster.FenceReason, detail st
 	b.doomed = true // for the rest of this plan
 	p.order(OrderFence, string(b.id()), fmt.Sprintf("fence boot %s of %s, %s: %s; attempt 1 by %s", b.id(), b.node(), reason, detail, executor),
 		append(guards,
-			absent(cluster.KeyFence(b.id())), absent(cluster.KeyEnded(b.id())), absent(cluster.KeyDisarm),
+			absent(cluster.KeyFence(b.id())), guardOf(cluster.KeyEnded(b.id()), b.endedRev), absent(cluster.KeyDisarm),
 			guardOf(cluster.KeyBoot(b.id()), b.Rev),
 			guardOf(cluster.KeyAppeal(b.id()), p.s.Appeals[b.id()].Rev), // an answer that came meanwhile counts (I6)
 		),
@@ -224,11 +231,11 @@ func (p *planner) retryFences() {
 	}
 	for _, boot := range sortedKeys(p.s.Fences) {
 		b, fence := p.byBoot[boot], p.s.Fences[boot]
-		if b == nil || b.ended {
+		if b == nil || b.ended && !b.answers {
 			continue
 		}
 		report := p.s.FenceRp[boot]
-		if report.Value.Attempt == fence.Value.Attempt && report.Value.Outcome == cluster.OutcomeDone {
+		if report.Value.Attempt == fence.Value.Attempt && report.Value.Outcome == cluster.OutcomeDone && !p.onceMore(b, fence) {
 			if report.Value.Covers(b.Value) {
 				p.wakeAt(p.Now + RetryMost)
 				continue // endBoots of this plan takes it up
@@ -240,6 +247,9 @@ func (p *planner) retryFences() {
 			number: fence.Value.Attempt, executor: fence.Value.Executor, since: fence.Since,
 			report: report.Value, reported: report.Since, delay: backOff(fence.Value.Attempt, RetryFirst, RetryMost),
 		})
+		if b.answers && fence.Rev <= p.s.Contras[boot].Value.Seen {
+			due, why = p.Now, "it answers after its tombstone"
+		}
 		if due > p.Now {
 			p.wakeAt(due)
 			continue
@@ -289,7 +299,7 @@ func (p *planner) retry(b *standing, fence cluster.Rec[cluster.Fence], why strin
 	next.Epoch = p.s.Leader.Value.Epoch
 	p.order(OrderRetry, string(b.id()), fmt.Sprintf("fence boot %s of %s again, attempt %d by %s (%s)", b.id(), b.node(), next.Attempt, next.Executor, why),
 		[]cluster.Guard{
-			guardOf(cluster.KeyFence(b.id()), fence.Rev), absent(cluster.KeyEnded(b.id())), absent(cluster.KeyDisarm),
+			guardOf(cluster.KeyFence(b.id()), fence.Rev), guardOf(cluster.KeyEnded(b.id()), b.endedRev), absent(cluster.KeyDisarm),
 		},
 		cluster.Put(cluster.KeyFence(b.id()), next))
 }

@@ -103,7 +103,7 @@ func clusterHazards() []hazard {
 		{"Q-2", "heartbeats blocked on all nodes", ""},
 		{"Q-3", "failed stop fences a healthy node", ""},
 		{"Q-4", "one decision against retries and cancellation", ""},
-		{"Q-5", "self-demotion with a hung stop", "inside a node: TestAStopThatFailsIsReportedAndTriedAgain; self-reset (P20) is postponed"},
+		{"Q-5", "self-demotion with a hung stop", "inside a node: TestAStopThatFailsIsReportedAndTriedAgain, TestANodeWithoutTheStoreThatCannotStopResetsItself"},
 		{"Q-6", "permanent loss of the voter majority", "without quorum nothing is planned; no operation makes a new incarnation yet (P21)"},
 		{"Q-7", "nothing starts in the store budget", "inside a node: TestNothingNewStartsWhileHeld, TestARestartInPlaceNeedsNoStore"},
 		{"Q-8", "snapshot-reverted voter", "a plan has no votes: TestVoterThatLostItsDiskMustNotBootstrapAgain; a rolled-back disk needs P22 and the simulator"},

@@ -26,7 +26,7 @@ func (p *planner) leavePlaces() {
 // leftPlaces returns the places whose hosts say that the life is not there.
 func (p *planner) leftPlaces(b cluster.Boot) (gone []cluster.HostName) {
 	for _, place := range b.Places {
-		if _, absent := p.s.AbsenceOf(b, place); absent {
+		if _, absent := p.s.AbsenceOf(b, place); absent && doubtedBy(p.s, place) == "" {
 			gone = append(gone, place)
 		}
 	}

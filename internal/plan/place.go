@@ -55,13 +55,40 @@ func (r *serviceRun) bar(name cluster.NodeName) string {
 	if _, standby := r.s.Standby[name]; standby {
 		return "is on standby"
 	}
+	if why := r.autostart(b); why != "" {
+		return "would start it by itself: " + why
+	}
 	for i := range r.boots {
 		old := &r.boots[i]
 		if old.node() == name && !old.latest && !old.ended {
 			return fmt.Sprintf("has an earlier boot (%s) that is not proved ended", old.id())
 		}
 	}
+	if why := r.banned(); why != "" {
+		return why
+	}
 	return r.barFailure(name)
+}
+
+// banned says why the service can run nowhere: a node's agent called its
+// parameters wrong, and the configuration is the same.
+func (r *serviceRun) banned() string {
+	for _, key := range sortedKeys(r.s.Failed) {
+		f := r.s.Failed[key].Value
+		if f.Service == r.name && f.Ban == cluster.BanCluster && f.Config == r.s.Config.Rev {
+			return fmt.Sprintf("cannot run it, as no node can with this configuration (%s, said on %s): correct it, or run `ringfence service clear %s`", f.Detail, f.Node, r.name)
+		}
+	}
+	return ""
+}
+
+// autostart says what would start the service at the next boot of a node.
+func (r *serviceRun) autostart(b *standing) string {
+	probe := r.s.Probes[b.node()].Value
+	if probe.Boot != b.id() {
+		return ""
+	}
+	return probe.Autostart[r.name]
 }
 
 // barFailure avoids a node that failed to run the service lately.
@@ -69,6 +96,9 @@ func (r *serviceRun) barFailure(name cluster.NodeName) string {
 	failure, failed := r.s.FailureOf(r.name, name)
 	if !failed {
 		return ""
+	}
+	if failure.Value.Ban == cluster.BanNode && failure.Value.Config == r.s.Config.Rev {
+		return fmt.Sprintf("cannot run it (%s), until that is repaired: run `ringfence service clear %s` then", failure.Value.Detail, r.name)
 	}
 	until := failure.Since + r.def.FailureExpiry
 	if until <= r.Now {

@@ -100,6 +100,7 @@ func Plan(snapshot Snapshot) Result {
 	p.judgeBoots()
 	p.endBoots()
 	p.fenceLost()
+	p.fenceContradicted()
 	p.leavePlaces()
 	p.retryFences()
 	p.countLoad()
@@ -114,6 +115,7 @@ func Plan(snapshot Snapshot) Result {
 			p.result.Warnings = append(p.result.Warnings, warning)
 		}
 	}
+	p.result.Warnings = append(p.result.Warnings, p.doubts()...)
 	return p.result
 }
 

@@ -44,6 +44,8 @@ func (p *planner) staysOff(b *standing) string {
 	_, configured := p.s.Config.Value.Node(b.node())
 	_, standby := p.s.Standby[b.node()]
 	switch {
+	case b.answers:
+		return "stays as it is: it answers though it was fenced"
 	case !configured || p.s.Nodes[b.node()].Rev == 0:
 		return "stays off: it is not in the configuration"
 	case p.s.Config.Value.AfterFenceOf(b.node()) != cluster.AfterFenceStart:

@@ -95,10 +95,14 @@ var verbs = map[string]func(w *world, args []string){
 	"left":      func(w *world, args []string) { w.end(args[0], cluster.EvidenceLeave) },
 	"confirm":   func(w *world, args []string) { w.end(args[0], cluster.EvidenceOperator) },
 	"probe":     doProbe,
+	"autostart": doAutostart,
 	"silent":    doSilent,
 	"appeal":    doAppeal,
 	"cert":      doCert,
 	"attempt":   doAttempt,
+	"answers":   doAnswers,
+	"trust":     doTrust,
+	"sure":      doSure,
 	"started":   doStarted,
 	"policy":    doPolicy,
 	"deaf":      func(w *world, args []string) { w.obey[cluster.NodeName(args[0])] = false },
@@ -226,6 +230,16 @@ func (w *world) probe(node, active string) {
 
 // doProbe: probe n1 [active=db]
 func doProbe(w *world, args []string) { w.probe(args[0], opts(args[1:])["active"]) }
+
+// doAutostart: autostart n2 db|none: n2's probe finds what would start db there.
+func doAutostart(w *world, args []string) {
+	p := w.state.Probes[cluster.NodeName(args[0])].Value
+	p.Autostart = nil
+	if args[1] != "none" {
+		p.Autostart = map[cluster.ServiceName]string{cluster.ServiceName(args[1]): "a unit is enabled; run: systemctl disable it"}
+	}
+	w.put(cluster.KeyProbe(p.Node), p)
+}
 
 // doService: service db [nodes=n1,n2] [expiry=10m] [command=x] [noprobe=yes]
 func doService(w *world, args []string) {
@@ -358,6 +372,28 @@ func doAttempt(w *world, args []string) {
 		r.Attempt, _ = strconv.Atoi(n)
 	}
 	w.put(cluster.KeyFenceReport(b), r)
+}
+
+// doAnswers: answers n1: its newest boot is heard after its tombstone.
+func doAnswers(w *world, args []string) {
+	boot := w.boot(cluster.NodeName(args[0]))
+	w.put(cluster.KeyContradiction(boot), cluster.NewContradiction(&w.state, boot, "n2", "a beat"))
+}
+
+// doTrust: trust h1: an operator trusts the host again.
+func doTrust(w *world, args []string) {
+	for id, rec := range w.state.Contras {
+		c := rec.Value
+		c.Hosts = slices.DeleteFunc(slices.Clone(c.Hosts), func(h cluster.HostName) bool { return string(h) == args[0] })
+		w.put(cluster.KeyContradiction(id), c)
+	}
+}
+
+// doSure: sure n1: an operator confirms its end, knowing of the contradiction.
+func doSure(w *world, args []string) {
+	c := w.state.Contras[w.boot(cluster.NodeName(args[0]))].Value
+	c.Settled = "by op"
+	w.put(cluster.KeyContradiction(c.Boot), c)
 }
 
 // doStarted: started n1 done|not-done|unknown: the report of who should start it.

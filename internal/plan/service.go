@@ -62,7 +62,11 @@ func (r *serviceRun) unowned() {
 }
 
 // probed reports whether every boot that has not ended has looked for the
-// service under this configuration, and found nothing (probe before start, P24).
+// service under this configuration, and found nothing (probe before start, P24):
+// neither that it is active, nor that its machine would start it by itself. The
+// latter bars a first start everywhere, since that machine's next boot would run
+// it besides its owner; a recovery it bars there only, since it adds no danger
+// that was not there before.
 // A witness has no agents to look with, and nothing was ever started there.
 func (r *serviceRun) probed() bool {
 	ok := true
@@ -76,6 +80,9 @@ func (r *serviceRun) probed() bool {
 		case !has || probe.Value.Boot != b.id() || probe.Value.Config < r.s.Config.Rev:
 			ok = false
 			r.why("waits until %s has looked whether it is active there", b.node())
+		case probe.Value.Autostart[r.name] != "":
+			ok = false
+			r.why("%s would start it by itself: %s", b.node(), probe.Value.Autostart[r.name])
 		}
 	}
 	if found := r.activeElsewhere(); found != "" {
@@ -102,7 +109,7 @@ func (r *serviceRun) activeElsewhere() string {
 // owned looks what became of the owner, in the order of certainty.
 func (r *serviceRun) owned() {
 	b := r.byBoot[r.owner.Value.Boot]
-	if ended, ok := r.s.Ended[r.owner.Value.Boot]; ok {
+	if ended, ok := r.s.Ended[r.owner.Value.Boot]; ok && (b == nil || !b.answers) {
 		r.afterEnd(ended)
 		return
 	}
@@ -111,7 +118,7 @@ func (r *serviceRun) owned() {
 		r.why("owned by boot %s, of which there is no record: confirm its end with `ringfence node confirm-dead %s`", r.owner.Value.Boot, r.owner.Value.Node)
 		return
 	}
-	if r.report.Value.State == cluster.ReportStopFailed && !b.doomed {
+	if r.report.Value.State == cluster.ReportStopFailed && !b.doomed && !b.ended {
 		r.decideFence(b, cluster.FenceStopFailed, fmt.Sprintf("service %s: %s", r.name, r.report.Value.Detail))
 	}
 	switch { // a verified stop is a last word, whatever becomes of the boot (P15)
@@ -121,6 +128,9 @@ func (r *serviceRun) owned() {
 	case r.report.Value.State == cluster.ReportStopped:
 		r.status.State = cluster.ServiceStopping
 		r.afterStop(b)
+	case b.answers:
+		r.status.State = cluster.ServiceRecovering
+		r.why("owned by boot %s of %s: %s", b.id(), b.node(), r.whyAnswers(b))
 	case b.doomed || b.suspect():
 		r.status.State = cluster.ServiceRecovering
 		r.why("owned by boot %s of %s, which is %s: waits for evidence of its end", b.id(), b.node(), b.state)
@@ -217,7 +227,10 @@ func (r *serviceRun) afterEnd(ended cluster.Rec[cluster.Ended]) {
 		r.why("boot %s of %s has ended (%s); %s", ended.Value.Boot, ended.Value.Node, ended.Value.Evidence, why)
 		return
 	}
-	evidence := []cluster.Guard{guardOf(cluster.KeyEnded(ended.Value.Boot), ended.Rev), absent(cluster.KeyDisarm)}
+	evidence := []cluster.Guard{
+		guardOf(cluster.KeyEnded(ended.Value.Boot), ended.Rev), absent(cluster.KeyDisarm),
+		guardOf(cluster.KeyContradiction(ended.Value.Boot), r.s.Contras[ended.Value.Boot].Rev), // a sign of life that came meanwhile counts
+	}
 	r.moveOn(fmt.Sprintf("boot %s of %s has ended (%s)", ended.Value.Boot, ended.Value.Node, ended.Value.Evidence), evidence)
 }
 
@@ -235,9 +248,17 @@ func (r *serviceRun) afterFailure(b *standing) {
 	}
 	key := cluster.KeyFailure(r.name, b.node())
 	failure, _ := r.s.FailureOf(r.name, b.node())
-	next := cluster.Failure{Service: r.name, Node: b.node(), Count: failure.Value.Count + 1, Detail: r.report.Value.Detail}
+	next := cluster.Failure{Service: r.name, Node: b.node(), Count: failure.Value.Count + 1, Detail: r.report.Value.Detail, Ban: r.report.Value.Ban, Config: r.s.Config.Rev}
 	guards := []cluster.Guard{guardOf(key, failure.Rev), guardOf(cluster.KeyReport(r.name), r.report.Rev), absent(cluster.KeyDisarm)}
-	r.moveOn(fmt.Sprintf("%s could not run it: %s", b.node(), r.report.Value.Detail), guards, cluster.Put(key, next))
+	if r.changed() {
+		next.Ban = cluster.BanNone // what failed is not what is configured now
+	}
+	reason := fmt.Sprintf("%s could not run it: %s", b.node(), r.report.Value.Detail)
+	if next.Ban == cluster.BanCluster {
+		r.release(reason, guards, cluster.Put(key, next)) // no other node could
+		return
+	}
+	r.moveOn(reason, guards, cluster.Put(key, next))
 }
 
 // moveOn gives the service to another node in one transaction with what proves

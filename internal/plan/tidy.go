@@ -20,10 +20,11 @@ func (p *planner) tidy() {
 	tombs := map[cluster.NodeName][]cluster.BootID{}
 	for i := range p.boots {
 		b := &p.boots[i]
-		if b.ended && !b.latest && !owners[b.id()] {
+		if b.ended && !b.latest && !owners[b.id()] && !b.answers {
 			p.forget(b)
 		}
 	}
+	p.tidyContradictions()
 	for _, boot := range sortedKeys(p.s.Ended) {
 		node := p.s.Ended[boot].Value.Node
 		if p.byBoot[boot] == nil && !owners[boot] {

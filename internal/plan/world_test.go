@@ -19,6 +19,7 @@ type world struct {
 	self  cluster.NodeName
 	obey  map[cluster.NodeName]bool // nodes that carry out orders
 	fail  map[string]string         // service@node -> report state instead of running/stopped
+	ban   cluster.Ban               // of the next report
 	story []string
 	// last states seen, to check every transition
 	nodes    map[cluster.BootID]cluster.NodeState
@@ -81,6 +82,8 @@ func (w *world) revOf(key string) cluster.Revision {
 		return s.Ended[cluster.BootID(name)].Rev
 	case "certificate":
 		return s.Certs[name].Rev
+	case "contradiction":
+		return s.Contras[cluster.BootID(name)].Rev
 	case "absence":
 		return s.Absence[name].Rev
 	case "view":
@@ -116,6 +119,7 @@ func (w *world) checkOwners() {
 		was, is := w.owned[name], rec.Value
 		if was.Boot != "" && (was.Boot != is.Boot || was.Generation != is.Generation) {
 			_, ended := w.state.Ended[was.Boot]
+			ended = ended && !w.answers(was.Boot)
 			report := w.state.Reports[name].Value
 			stopped := report.Boot == was.Boot && report.Generation == was.Generation &&
 				(report.State == cluster.ReportStopped || report.State == cluster.ReportFailed)
@@ -128,6 +132,24 @@ func (w *world) checkOwners() {
 		}
 		w.owned[name] = is
 	}
+}
+
+// answers is the rule P11 in a dumb form: a contradiction stands that neither an
+// operator, nor a newer boot, certificate or fence report has ended.
+func (w *world) answers(boot cluster.BootID) bool {
+	c, stands := w.state.Contras[boot]
+	report := w.state.FenceRp[boot]
+	config, _ := w.state.Config.Value.Node(c.Value.Node)
+	levels := config.Fence
+	byOther := len(levels) > 0 && !slices.Contains(levels[max(0, report.Value.Attempt-1)%len(levels)], "hostd")
+	over := c.Value.Settled != "" || byOther && report.Rev > c.Value.Seen && report.Value.Outcome == cluster.OutcomeDone
+	for _, b := range w.state.Boots {
+		over = over || slices.Contains(b.Value.Predecessors, boot)
+	}
+	for _, cert := range w.state.Certs {
+		over = over || cert.Value.Life == c.Value.Life && cert.Rev > c.Value.Seen && !slices.Contains(c.Value.Hosts, cert.Value.Host)
+	}
+	return stands && !over
 }
 
 // plan runs one plan and commits its orders.
@@ -200,12 +222,14 @@ func (w *world) obeyOrders() int {
 		}
 		detail := ""
 		if other, ok := w.fail[string(name)+"@"+string(owner.Node)+"/"+string(owner.Want)]; ok {
-			want, detail = cluster.ReportState(other), "as the scenario says"
+			state, ban, _ := strings.Cut(other, "/") // failed/node: its agent bans it
+			want, detail, w.ban = cluster.ReportState(state), "as the scenario says", cluster.Ban(ban)
 		}
 		if report.Boot == owner.Boot && report.Generation == owner.Generation && report.State == want {
 			continue
 		}
 		w.report(owner, want, detail)
+		w.ban = ""
 		done++
 	}
 	return done
@@ -217,7 +241,7 @@ func (w *world) report(owner cluster.Owner, state cluster.ReportState, detail st
 	}
 	w.put(cluster.KeyReport(owner.Service), cluster.Report{
 		Service: owner.Service, Node: owner.Node, Boot: owner.Boot,
-		Generation: owner.Generation, State: state, Detail: detail,
+		Generation: owner.Generation, State: state, Detail: detail, Ban: w.ban,
 	})
 	w.note("report   %s on %s, generation %d: %s", owner.Service, owner.Node, owner.Generation, state)
 }

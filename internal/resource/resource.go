@@ -60,6 +60,13 @@ type Watcher interface {
 	Watch(ctx context.Context, call Call) error
 }
 
+// Banner is an optional ability of an agent's error: it says that another try
+// cannot succeed, here or anywhere, until somebody changes something.
+type Banner interface {
+	error
+	Ban() cluster.Ban
+}
+
 // Announcer is an optional ability: an agent whose active resource has to be
 // made known to neighbours, also when it was taken over and not started.
 type Announcer interface {

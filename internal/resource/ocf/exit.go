@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	"ringfence/internal/cluster"
 	"ringfence/internal/resource"
 )
 
@@ -52,6 +53,17 @@ type ExitError struct {
 	Code   int
 	Class  Class
 	Output string // the end of what the agent wrote, at most OutputLimitBytes
+}
+
+// Ban says how far the failure reaches; it makes the error a resource.Banner.
+func (e *ExitError) Ban() cluster.Ban {
+	switch e.Class {
+	case ClassHard:
+		return cluster.BanNode
+	case ClassFatal:
+		return cluster.BanCluster
+	}
+	return cluster.BanNone
 }
 
 // exitReasonMark begins the line in which an agent explains its exit code.

@@ -14,6 +14,7 @@
 //
 //	GET  /v1/self                    Self
 //	POST /v1/bind                    BindRequest -> cluster.Binding
+//	POST /v1/reset                   ResetRequest -> Reply    destroys the asking life
 //	POST /v1/voter                   voter.Claim -> voter.Answer
 //
 // A request that is refused gets an Error body and a 4xx status: nothing was
@@ -169,6 +170,14 @@ type BindRequest struct {
 	Node    cluster.NodeName  `json:"node"`
 	Boot    cluster.BootID    `json:"boot"`
 	Nonce   string            `json:"nonce"` // fresh, at most 64 bytes
+}
+
+// ResetRequest asks the host to destroy the guest that asks (rule P20): it must
+// stop what it runs, and cannot. Only over the guest's own channel.
+type ResetRequest struct {
+	// Life is the only life that may be destroyed: the one that asks.
+	Life cluster.LifeID `json:"life"`
+	Why  string         `json:"why"` // for the host's log and audit; 1 to 512 bytes
 }
 
 // Error is the body of every refusal.

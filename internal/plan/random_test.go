@@ -42,6 +42,7 @@ type odd struct {
 	*rand.Rand
 	records
 	rev      cluster.Revision
+	deaf     int // in percent: how often a node does not hear another
 	nodes    []cluster.NodeName
 	boots    []cluster.Boot
 	services []cluster.ServiceConfig
@@ -52,6 +53,7 @@ const oddNow = time.Minute
 
 func oddSnapshot(seed int64) (Snapshot, records) {
 	g := &odd{Rand: rand.New(rand.NewSource(seed))}
+	g.deaf = pick(g, 6, 6, 6, 6, 6, 80)
 	g.addConfig()
 	for _, node := range g.nodes {
 		g.addNode(node)
@@ -189,14 +191,18 @@ func (g *odd) addBoot(b cluster.Boot) {
 	if g.likely(80) {
 		view := cluster.View{Node: b.Node, Boot: b.ID, Abstain: g.likely(7), Silent: map[cluster.BootID]cluster.Silence{}}
 		for _, other := range g.boots {
-			if g.likely(6) || other.Node == "n2" && g.likely(60) {
+			if g.likely(g.deaf) || other.Node == "n2" && g.likely(60) {
 				view.Silent[other.ID] = pick(g, cluster.SilenceSuspect, cluster.SilenceLost, cluster.SilenceLost)
 			}
 		}
 		g.add(cluster.KeyView(b.Node), view)
 	}
-	if g.likely(12) {
-		g.add(cluster.KeyAppeal(b.ID), cluster.Appeal{Node: b.Node, Boot: b.ID, Answers: map[cluster.NodeName]cluster.Revision{pick(g, g.nodes...): 1}})
+	if g.likely(25) {
+		answers := map[cluster.NodeName]cluster.Revision{}
+		for _, accuser := range g.some(50, g.nodes) {
+			answers[accuser] = 1
+		}
+		g.add(cluster.KeyAppeal(b.ID), cluster.Appeal{Node: b.Node, Boot: b.ID, Answers: answers})
 	}
 	if g.likely(93) {
 		probe := cluster.Probe{Node: b.Node, Boot: b.ID, Config: pick[cluster.Revision](g, 2, 2, 2, 2, 2, 2, 2, 1)}

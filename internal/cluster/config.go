@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"cmp"
+	"maps"
 	"time"
 )
 
@@ -78,6 +79,14 @@ type Resource struct {
 	// MonitorInterval is the pause between two checks by an agent that must
 	// poll (ocf). exec and ip notice an end at once and poll besides.
 	MonitorInterval time.Duration `json:"monitor_interval"`
+}
+
+// Equal reports whether two resources are the same in everything that an agent
+// sees. No parameters and an empty list of them are the same.
+func (r Resource) Equal(o Resource) bool {
+	return r.Name == o.Name && r.Agent == o.Agent && maps.Equal(r.Params, o.Params) &&
+		r.StartTimeout == o.StartTimeout && r.StopTimeout == o.StopTimeout &&
+		r.MonitorTimeout == o.MonitorTimeout && r.MonitorInterval == o.MonitorInterval
 }
 
 // Defaults of the configuration, shared by parser, documents and tests.

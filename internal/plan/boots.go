@@ -19,9 +19,10 @@ type standing struct {
 	cluster.Rec[cluster.Boot]
 	ended     bool
 	endedRev  cluster.Revision
-	doomed    bool // a fence decision stands
-	answers   bool // it ran after its tombstone, and nothing else has ended it since
-	latest    bool // no newer boot of the node is registered
+	doomed    bool           // a fence decision stands
+	answers   bool           // it ran after its tombstone, and nothing else has ended it since
+	latest    bool           // no newer boot of the node is registered
+	probe     *cluster.Probe // what it has looked for itself; nil: nothing yet
 	suspectBy []cluster.NodeName
 	lostBy    []cluster.NodeName // subset of suspectBy
 	observers int                // who may accuse it
@@ -43,6 +44,9 @@ func (p *planner) judgeBoots() {
 		}
 		_, b.doomed = p.s.Fences[rec.Value.ID]
 		b.answers = p.contradicted(rec.Value)
+		if probe, ok := p.s.Probes[rec.Value.Node]; ok && probe.Value.Boot == rec.Value.ID {
+			b.probe = &probe.Value
+		}
 		p.boots = append(p.boots, b)
 	}
 	slices.SortFunc(p.boots, func(a, b standing) int {
@@ -58,6 +62,7 @@ func (p *planner) judgeBoots() {
 			}
 		}
 	}
+	p.index = indexOf(p.s, p.boots)
 	for i := range p.boots {
 		p.hear(&p.boots[i])
 		p.boots[i].state = p.bootState(&p.boots[i])
@@ -145,17 +150,6 @@ func (p *planner) bootState(b *standing) cluster.NodeState {
 // witness reports whether a node votes without services.
 func (p *planner) witness(node cluster.NodeName) bool { return p.s.Nodes[node].Value.Witness }
 
-// bootOf returns the newest boot of a node that is not known to have a
-// successor, or nil.
-func (p *planner) bootOf(node cluster.NodeName) *standing {
-	for i := range p.boots {
-		if p.boots[i].node() == node && p.boots[i].latest {
-			return &p.boots[i]
-		}
-	}
-	return nil
-}
-
 // nodeStatus fills in the nodes of the result, in the order of their names.
 func (p *planner) nodeStatus() {
 	names := map[cluster.NodeName]bool{}
@@ -182,11 +176,8 @@ func (p *planner) statusOf(name cluster.NodeName) NodeStatus {
 		status.State, status.Boot, status.Places = b.state, b.id(), b.Value.Places
 		status.Why = p.whyBoot(b)
 	}
-	for i := range p.boots {
-		old := &p.boots[i]
-		if old.node() == name && !old.latest && !old.ended {
-			status.Why = append(status.Why, fmt.Sprintf("its earlier boot %s is not proved ended", old.id()))
-		}
+	for _, old := range p.unproved[name] {
+		status.Why = append(status.Why, fmt.Sprintf("its earlier boot %s is not proved ended", old.id()))
 	}
 	if p.s.Nodes[name].Value.Removing {
 		status.Why = append(status.Why, fmt.Sprintf("is being removed: `ringfence node remove %s` again completes it", name))

@@ -11,14 +11,13 @@ import (
 // first node of the service's own list, else the least loaded of all. With
 // failedHere the present owner has just failed and is passed over.
 func (r *serviceRun) choose(failedHere bool) *standing {
-	candidates := r.s.Config.Value.Candidates(r.def)
 	if target := r.wish.Value.MoveTo; target != "" && !(failedHere && target == r.owner.Value.Node) {
 		if bar := r.bar(target); bar == "" {
 			return r.bootOf(target)
 		}
 	}
 	var best *standing
-	for _, name := range candidates {
+	for _, name := range r.candidates(r.def) {
 		if failedHere && name == r.owner.Value.Node {
 			continue
 		}
@@ -58,11 +57,8 @@ func (r *serviceRun) bar(name cluster.NodeName) string {
 	if why := r.autostart(b); why != "" {
 		return "would start it by itself: " + why
 	}
-	for i := range r.boots {
-		old := &r.boots[i]
-		if old.node() == name && !old.latest && !old.ended {
-			return fmt.Sprintf("has an earlier boot (%s) that is not proved ended", old.id())
-		}
+	if old := r.unproved[name]; len(old) > 0 {
+		return fmt.Sprintf("has an earlier boot (%s) that is not proved ended", old[0].id())
 	}
 	if why := r.banned(); why != "" {
 		return why
@@ -73,22 +69,19 @@ func (r *serviceRun) bar(name cluster.NodeName) string {
 // banned says why the service can run nowhere: a node's agent called its
 // parameters wrong, and the configuration is the same.
 func (r *serviceRun) banned() string {
-	for _, key := range sortedKeys(r.s.Failed) {
-		f := r.s.Failed[key].Value
-		if f.Service == r.name && f.Ban == cluster.BanCluster && f.Config == r.s.Config.Rev {
-			return fmt.Sprintf("cannot run it, as no node can with this configuration (%s, said on %s): correct it, or run `ringfence service clear %s`", f.Detail, f.Node, r.name)
-		}
+	f := r.bans[r.name]
+	if f == nil {
+		return ""
 	}
-	return ""
+	return fmt.Sprintf("cannot run it, as no node can with this configuration (%s, said on %s): correct it, or run `ringfence service clear %s`", f.Detail, f.Node, r.name)
 }
 
 // autostart says what would start the service at the next boot of a node.
 func (r *serviceRun) autostart(b *standing) string {
-	probe := r.s.Probes[b.node()].Value
-	if probe.Boot != b.id() {
+	if b.probe == nil {
 		return ""
 	}
-	return probe.Autostart[r.name]
+	return b.probe.Autostart[r.name]
 }
 
 // barFailure avoids a node that failed to run the service lately.

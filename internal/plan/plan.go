@@ -89,6 +89,7 @@ type planner struct {
 	s      *cluster.State
 	boots  []standing // sorted by node, then boot
 	byBoot map[cluster.BootID]*standing
+	index
 	load   map[cluster.NodeName]int // services owned, orders of this plan included
 	braked string                   // why nobody is fenced for silence; "" while one may be
 	result Result
@@ -104,7 +105,9 @@ func Plan(snapshot Snapshot) Result {
 	p.leavePlaces()
 	p.retryFences()
 	p.countLoad()
-	for _, name := range p.serviceNames() {
+	names := p.serviceNames()
+	p.result.Services = slices.Grow(p.result.Services, len(names))
+	for _, name := range names {
 		p.planService(name)
 	}
 	p.powerOn()
@@ -136,16 +139,14 @@ func (p *planner) wakeAt(t time.Duration) {
 
 // serviceNames returns every service that is configured or has ever been owned.
 func (p *planner) serviceNames() []cluster.ServiceName {
-	names := map[cluster.ServiceName]bool{}
-	for _, s := range p.s.Config.Value.Services {
-		names[s.Name] = true
-	}
+	names := slices.Collect(maps.Keys(p.services))
 	for name, owner := range p.s.Owners {
-		if owner.Value.Boot != "" {
-			names[name] = true
+		if owner.Value.Boot != "" && p.services[name] == nil {
+			names = append(names, name)
 		}
 	}
-	return sortedKeys(names)
+	slices.Sort(names)
+	return names
 }
 
 func (p *planner) countLoad() {

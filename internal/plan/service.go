@@ -1,7 +1,6 @@
 package plan
 
 import (
-	"encoding/json"
 	"fmt"
 	"slices"
 
@@ -12,8 +11,8 @@ import (
 type serviceRun struct {
 	*planner
 	name   cluster.ServiceName
-	def    cluster.ServiceConfig
-	wanted bool // configured, and no operator wishes it stopped
+	def    *cluster.ServiceConfig // the zero value where it is not configured
+	wanted bool                   // configured, and no operator wishes it stopped
 	wish   cluster.Rec[cluster.Wish]
 	owner  cluster.Rec[cluster.Owner]
 	report cluster.Rec[cluster.Report] // zero unless of this owner and generation
@@ -22,7 +21,11 @@ type serviceRun struct {
 
 // planService takes the next step of one service and says why.
 func (p *planner) planService(name cluster.ServiceName) {
-	def, configured := p.s.Config.Value.Service(name)
+	def := p.services[name]
+	configured := def != nil
+	if !configured {
+		def = &cluster.ServiceConfig{}
+	}
 	r := &serviceRun{planner: p, name: name, def: def, owner: p.s.Owners[name], wish: p.s.Wishes[name]}
 	r.wanted = configured && !r.wish.Value.Stopped
 	r.status = ServiceStatus{Name: name, Generation: r.owner.Value.Generation, Node: r.owner.Value.Node}
@@ -70,19 +73,15 @@ func (r *serviceRun) unowned() {
 // A witness has no agents to look with, and nothing was ever started there.
 func (r *serviceRun) probed() bool {
 	ok := true
-	for i := range r.boots {
-		b := &r.boots[i]
-		if b.ended || !b.latest || r.witness(b.node()) {
-			continue
-		}
-		probe, has := r.s.Probes[b.node()]
+	for _, b := range r.present {
 		switch {
-		case !has || probe.Value.Boot != b.id() || probe.Value.Config < r.s.Config.Rev:
+		case r.witness(b.node()):
+		case b.probe == nil || b.probe.Config < r.s.Config.Rev:
 			ok = false
 			r.why("waits until %s has looked whether it is active there", b.node())
-		case probe.Value.Autostart[r.name] != "":
+		case b.probe.Autostart[r.name] != "":
 			ok = false
-			r.why("%s would start it by itself: %s", b.node(), probe.Value.Autostart[r.name])
+			r.why("%s would start it by itself: %s", b.node(), b.probe.Autostart[r.name])
 		}
 	}
 	if found := r.activeElsewhere(); found != "" {
@@ -96,11 +95,9 @@ func (r *serviceRun) probed() bool {
 // its own probe (rules P16, P24); "" when none has. A probe that is missing says
 // nothing here: every boot was probed before it could own anything.
 func (r *serviceRun) activeElsewhere() string {
-	for i := range r.boots {
-		b := &r.boots[i]
-		probe := r.s.Probes[b.node()].Value
-		if !b.ended && b.latest && probe.Boot == b.id() && probe.Active[r.name] != "" {
-			return fmt.Sprintf("may be active on %s, which does not own it: %s", b.node(), probe.Active[r.name])
+	for _, b := range r.present {
+		if b.probe != nil && b.probe.Active[r.name] != "" {
+			return fmt.Sprintf("may be active on %s, which does not own it: %s", b.node(), b.probe.Active[r.name])
 		}
 	}
 	return ""
@@ -199,15 +196,13 @@ func (r *serviceRun) mustLeave(b *standing) string {
 }
 
 func (r *serviceRun) allowed(node cluster.NodeName) bool {
-	return slices.Contains(r.s.Config.Value.Candidates(r.def), node)
+	return r.allows(r.def, node)
 }
 
 // changed reports whether what runs is not what is configured now. Only what
 // reaches the agents counts: a new list of nodes or restart policy does not.
 func (r *serviceRun) changed() bool {
-	was, _ := json.Marshal(r.owner.Value.Definition.Resources)
-	is, _ := json.Marshal(r.def.Resources)
-	return string(was) != string(is)
+	return !slices.EqualFunc(r.owner.Value.Definition.Resources, r.def.Resources, cluster.Resource.Equal)
 }
 
 // stop orders the owner to stop the service, verified.
@@ -294,7 +289,7 @@ func (r *serviceRun) assign(reason string, proof []cluster.Guard, also ...cluste
 	}
 	next := cluster.Owner{
 		Service: r.name, Generation: r.owner.Value.Generation + 1, Node: b.node(), Boot: b.id(),
-		Want: cluster.WantRun, Epoch: r.s.Leader.Value.Epoch, Definition: r.def, Reason: reason,
+		Want: cluster.WantRun, Epoch: r.s.Leader.Value.Epoch, Definition: *r.def, Reason: reason,
 	}
 	if r.owner.Value.Boot != "" {
 		r.load[r.owner.Value.Node]--

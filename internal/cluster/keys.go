@@ -102,6 +102,23 @@ func KeyWish(s ServiceName) string { return dirWish + string(s) }
 // KeyToken returns the key of a Token record.
 func KeyToken(id string) string { return dirToken + id }
 
+// KindOf returns the kind of record that stands under a key; "" for keys
+// outside of Prefix.
+func KindOf(key string) string {
+	kind, _ := splitKey(key)
+	return kind
+}
+
+// splitKey takes a key apart; kind is "" for keys outside of Prefix.
+func splitKey(key string) (kind, name string) {
+	rest, ok := strings.CutPrefix(key, Prefix)
+	if !ok {
+		return "", ""
+	}
+	kind, name, _ = strings.Cut(rest, "/")
+	return kind, name
+}
+
 // KV is one record as the store holds it.
 type KV struct {
 	Key   string   `json:"key"`

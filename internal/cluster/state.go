@@ -3,7 +3,6 @@ package cluster
 import (
 	"encoding/json"
 	"fmt"
-	"strings"
 	"time"
 )
 
@@ -56,96 +55,80 @@ func (s *State) Apply(kv KV, deleted bool, now time.Duration) error {
 	if kv.Rev > s.Rev {
 		s.Rev = kv.Rev
 	}
-	rest, ok := strings.CutPrefix(kv.Key, Prefix)
-	if !ok {
-		return nil
-	}
-	kind, name, _ := strings.Cut(rest, "/")
-	var err error
-	switch kind {
-	case "meta":
-		err = applyOne(&s.Meta, kv, deleted, now)
-	case "config":
-		err = applyOne(&s.Config, kv, deleted, now)
-	case "leader":
-		err = applyOne(&s.Leader, kv, deleted, now)
-	case "disarm":
-		err = applyOne(&s.Disarm, kv, deleted, now)
-	case "node":
-		err = apply(&s.Nodes, NodeName(name), kv, deleted, now)
-	case "host":
-		err = apply(&s.Hosts, HostName(name), kv, deleted, now)
-	case "boot":
-		err = apply(&s.Boots, BootID(name), kv, deleted, now)
-	case "ended":
-		err = apply(&s.Ended, BootID(name), kv, deleted, now)
-	case "certificate":
-		err = apply(&s.Certs, name, kv, deleted, now)
-	case "contradiction":
-		err = apply(&s.Contras, BootID(name), kv, deleted, now)
-	case "absence":
-		err = apply(&s.Absence, name, kv, deleted, now)
-	case "view":
-		err = apply(&s.Views, NodeName(name), kv, deleted, now)
-	case "appeal":
-		err = apply(&s.Appeals, BootID(name), kv, deleted, now)
-	case "fence":
-		err = apply(&s.Fences, BootID(name), kv, deleted, now)
-	case "fence-report":
-		err = apply(&s.FenceRp, BootID(name), kv, deleted, now)
-	case "power-on":
-		err = apply(&s.PowerOn, BootID(name), kv, deleted, now)
-	case "power-on-report":
-		err = apply(&s.PowerRp, BootID(name), kv, deleted, now)
-	case "owner":
-		err = apply(&s.Owners, ServiceName(name), kv, deleted, now)
-	case "ticket":
-		err = apply(&s.Tickets, ServiceName(name), kv, deleted, now)
-	case "report":
-		err = apply(&s.Reports, ServiceName(name), kv, deleted, now)
-	case "probe":
-		err = apply(&s.Probes, NodeName(name), kv, deleted, now)
-	case "failure":
-		err = apply(&s.Failed, name, kv, deleted, now)
-	case "standby":
-		err = apply(&s.Standby, NodeName(name), kv, deleted, now)
-	case "wish":
-		err = apply(&s.Wishes, ServiceName(name), kv, deleted, now)
-	case "token":
-		err = apply(&s.Tokens, name, kv, deleted, now)
-	}
-	if err != nil {
+	if err := s.slot(kv.Key).apply(kv, deleted, now); err != nil {
 		return fmt.Errorf("record %s at revision %d: %w", short(kv.Key), kv.Rev, err)
 	}
 	return nil
 }
 
-func applyOne[T any](to *Rec[T], kv KV, deleted bool, now time.Duration) error {
-	if deleted {
-		*to = Rec[T]{}
-		return nil
-	}
-	rec, err := decode[T](kv, now)
-	if err == nil {
-		*to = rec
-	}
-	return err
+// Only returns a State that holds the record of one key as s has it, and no
+// other. It shares nothing with s that Apply changes.
+func (s *State) Only(key string) State {
+	only := State{Rev: s.Rev}
+	s.slot(key).copyTo(only.slot(key))
+	return only
 }
 
-func apply[K comparable, T any](to *map[K]Rec[T], name K, kv KV, deleted bool, now time.Duration) error {
-	if deleted {
-		delete(*to, name)
-		return nil
+// Detach copies the map that Apply would change for a key, so that plain copies
+// of s made before keep what they have. It is Clone for the one map that needs it.
+func (s *State) Detach(key string) { s.slot(key).detach() }
+
+// slot returns the place of a key's record.
+func (s *State) slot(key string) slot {
+	kind, name := splitKey(key)
+	switch kind {
+	case "meta":
+		return one[Meta]{&s.Meta}
+	case "config":
+		return one[Config]{&s.Config}
+	case "leader":
+		return one[Leader]{&s.Leader}
+	case "disarm":
+		return one[Disarm]{&s.Disarm}
+	case "node":
+		return tableOf(&s.Nodes, NodeName(name))
+	case "host":
+		return tableOf(&s.Hosts, HostName(name))
+	case "boot":
+		return tableOf(&s.Boots, BootID(name))
+	case "ended":
+		return tableOf(&s.Ended, BootID(name))
+	case "certificate":
+		return tableOf(&s.Certs, name)
+	case "contradiction":
+		return tableOf(&s.Contras, BootID(name))
+	case "absence":
+		return tableOf(&s.Absence, name)
+	case "view":
+		return tableOf(&s.Views, NodeName(name))
+	case "appeal":
+		return tableOf(&s.Appeals, BootID(name))
+	case "fence":
+		return tableOf(&s.Fences, BootID(name))
+	case "fence-report":
+		return tableOf(&s.FenceRp, BootID(name))
+	case "power-on":
+		return tableOf(&s.PowerOn, BootID(name))
+	case "power-on-report":
+		return tableOf(&s.PowerRp, BootID(name))
+	case "owner":
+		return tableOf(&s.Owners, ServiceName(name))
+	case "ticket":
+		return tableOf(&s.Tickets, ServiceName(name))
+	case "report":
+		return tableOf(&s.Reports, ServiceName(name))
+	case "probe":
+		return tableOf(&s.Probes, NodeName(name))
+	case "failure":
+		return tableOf(&s.Failed, name)
+	case "standby":
+		return tableOf(&s.Standby, NodeName(name))
+	case "wish":
+		return tableOf(&s.Wishes, ServiceName(name))
+	case "token":
+		return tableOf(&s.Tokens, name)
 	}
-	rec, err := decode[T](kv, now)
-	if err != nil {
-		return err
-	}
-	if *to == nil {
-		*to = map[K]Rec[T]{}
-	}
-	(*to)[name] = rec
-	return nil
+	return nowhere{}
 }
 
 func decode[T any](kv KV, now time.Duration) (Rec[T], error) {

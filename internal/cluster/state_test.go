@@ -148,13 +148,7 @@ func TestUnknownRecordsArePassedOver(t *testing.T) {
 }
 
 func TestCloneDoesNotChangeWithItsOrigin(t *testing.T) {
-	var s cluster.State
-	for _, kind := range recordKinds() {
-		kv := cluster.KV{Key: kind.key, Value: cluster.Put(kind.key, kind.record).Value, Rev: 5}
-		if err := s.Apply(kv, false, 0); err != nil {
-			t.Fatal(err)
-		}
-	}
+	s := allKinds(t)
 	before, err := json.Marshal(s)
 	if err != nil {
 		t.Fatal(err)
@@ -171,6 +165,69 @@ func TestCloneDoesNotChangeWithItsOrigin(t *testing.T) {
 	}
 	if diff := cmp.Diff(string(before), string(after)); diff != "" {
 		t.Errorf("the clone changed (-before +after):\n%s", diff)
+	}
+}
+
+// allKinds is a state with a record of every kind, at revision 5.
+func allKinds(t *testing.T) cluster.State {
+	t.Helper()
+	var s cluster.State
+	for _, kind := range recordKinds() {
+		apply(t, &s, cluster.KV{Key: kind.key, Value: cluster.Put(kind.key, kind.record).Value, Rev: 5}, false)
+	}
+	return s
+}
+
+func apply(t *testing.T, s *cluster.State, kv cluster.KV, deleted bool) {
+	t.Helper()
+	if err := s.Apply(kv, deleted, 0); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestOnlyHoldsTheRecordOfOneKey(t *testing.T) {
+	for field, kind := range recordKinds() {
+		t.Run(field, func(t *testing.T) {
+			var want cluster.State
+			apply(t, &want, cluster.KV{Key: kind.key, Value: cluster.Put(kind.key, kind.record).Value, Rev: 5}, false)
+			s := allKinds(t)
+			only := s.Only(kind.key)
+			apply(t, &s, cluster.KV{Key: kind.key, Rev: 6}, true)
+			if diff := cmp.Diff(want, only); diff != "" {
+				t.Errorf("of all records, and after a change of its origin (-want +got):\n%s", diff)
+			}
+			if diff := cmp.Diff(cluster.State{Rev: 6}, s.Only(kind.key)); diff != "" {
+				t.Errorf("of a record that is gone (-want +got):\n%s", diff)
+			}
+		})
+	}
+	s := allKinds(t)
+	if diff := cmp.Diff(cluster.State{Rev: 5}, s.Only("/elsewhere")); diff != "" {
+		t.Errorf("of a key outside (-want +got):\n%s", diff)
+	}
+}
+
+// Kind by kind: each is what Detach and Apply find, and nobody else's.
+func TestADetachedStateDoesNotChangeItsPlainCopies(t *testing.T) {
+	kinds := map[string]string{}
+	for field, kind := range recordKinds() {
+		name := cluster.KindOf(kind.key)
+		if other := kinds[name]; other != "" || name == "" {
+			t.Errorf("%s and %s are both of the kind %q", field, other, name)
+		}
+		kinds[name] = field
+		for _, deleted := range []bool{true, false} {
+			s := allKinds(t)
+			plain, want := s, s.Clone()
+			s.Detach(kind.key)
+			apply(t, &s, cluster.KV{Key: kind.key, Value: []byte("{}"), Rev: 6}, deleted)
+			if diff := cmp.Diff(want, plain); diff != "" {
+				t.Errorf("%s, deleted %v: the copy changed (-before +after):\n%s", field, deleted, diff)
+			}
+			if record, rev, _ := found(&s, field); deleted && record != nil && rev != 0 || !deleted && rev != 6 {
+				t.Errorf("%s, deleted %v: the change went elsewhere: %v at %d", field, deleted, record, rev)
+			}
+		}
 	}
 }
 

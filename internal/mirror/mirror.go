@@ -25,8 +25,7 @@ const (
 	retryDelay  = 100 * time.Millisecond
 )
 
-// Change is one change of a record, with what stood there before, as events
-// are made from it.
+// Change is one change of a record.
 type Change struct {
 	KV      cluster.KV
 	Deleted bool
@@ -39,9 +38,10 @@ type Mirror struct {
 	log      *slog.Logger
 	onChange func(before, after *cluster.State, c Change)
 
-	mu      sync.Mutex // guards state, copied, keys and changed
-	state   cluster.State
-	copied  *cluster.State // of state, for Snapshot; nil when state has changed since
+	mu    sync.Mutex // guards state, own, keys and changed
+	state cluster.State
+	// own has the kinds of records whose maps no Snapshot shares.
+	own     map[string]bool
 	keys    map[string]cluster.Revision
 	changed chan struct{}
 	ready   chan struct{}
@@ -52,11 +52,13 @@ type Mirror struct {
 // node's. onChange, if not nil, is called from the mirror's
 // goroutine for every change after the first load, in the order of revisions;
 // of what happened while the store could not be followed it gets the outcome,
-// deletions last. It must neither block nor call the mirror.
+// deletions last. before holds nothing but the changed record as it stood, if it
+// did; after is everything, which onChange must neither keep nor change. It must
+// neither block nor call the mirror.
 func New(st store.Store, clk clock.Clock, log *slog.Logger, onChange func(before, after *cluster.State, c Change)) *Mirror {
 	return &Mirror{
 		store: st, clock: clk, log: log.With("component", "mirror"), onChange: onChange,
-		keys: map[string]cluster.Revision{}, changed: make(chan struct{}), ready: make(chan struct{}),
+		own: map[string]bool{}, keys: map[string]cluster.Revision{}, changed: make(chan struct{}), ready: make(chan struct{}),
 	}
 }
 
@@ -124,14 +126,15 @@ func (m *Mirror) replace(kvs []cluster.KV, rev cluster.Revision) {
 
 // take applies changes and wakes the readers.
 func (m *Mirror) take(rev cluster.Revision, changes []store.Change, first bool) {
-	now := m.clock.Now()
+	now, tell := m.clock.Now(), m.onChange != nil && !first
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, c := range changes {
-		before := m.state
-		if m.onChange != nil && !first {
-			before = m.state.Clone()
+		var before cluster.State
+		if tell {
+			before = m.state.Only(c.KV.Key)
 		}
+		m.takeOwn(c.KV.Key)
 		if err := m.state.Apply(c.KV, c.Deleted, now); err != nil {
 			m.log.Error("record cannot be read; it is passed over", "err", err)
 		}
@@ -140,29 +143,34 @@ func (m *Mirror) take(rev cluster.Revision, changes []store.Change, first bool) 
 		} else {
 			m.keys[c.KV.Key] = c.KV.Rev
 		}
-		if m.onChange != nil && !first {
+		if tell {
 			m.onChange(&before, &m.state, Change{KV: c.KV, Deleted: c.Deleted})
 		}
 	}
 	m.state.Rev = max(m.state.Rev, rev)
-	m.copied = nil
 	close(m.changed)
 	m.changed = make(chan struct{})
+}
+
+// takeOwn makes sure that a change of this key does not reach a Snapshot.
+func (m *Mirror) takeOwn(key string) {
+	if kind := cluster.KindOf(key); !m.own[kind] {
+		m.state.Detach(key)
+		m.own[kind] = true
+	}
 }
 
 // Ready is closed once the first load is complete.
 func (m *Mirror) Ready() <-chan struct{} { return m.ready }
 
-// Snapshot returns a copy of the state, which callers share and must not
-// change, and a channel that is closed at the next change.
+// Snapshot returns the state as it is, which the mirror does not change any more
+// and callers, who share it, must not change; and a channel that is closed at
+// the next change. What is copied is the map that a later change is about.
 func (m *Mirror) Snapshot() (cluster.State, <-chan struct{}) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.copied == nil {
-		s := m.state.Clone()
-		m.copied = &s
-	}
-	return *m.copied, m.changed
+	clear(m.own)
+	return m.state, m.changed
 }
 
 // Read calls f with the state, which f must neither keep nor change, and

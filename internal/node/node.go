@@ -77,7 +77,7 @@ type Config struct {
 	Autostart func(services []cluster.ServiceConfig) map[cluster.ServiceName]string
 	// SaveDecision keeps the input of a plan that had orders, bounded.
 	SaveDecision func(plan.Snapshot, plan.Result)
-	// OnChange sees every change of the store in order; it must not block.
+	// OnChange sees every change of the store in order, as mirror.New says.
 	OnChange func(before, after *cluster.State, c mirror.Change)
 	// OnDoubt is called when this node may have been away from its network: it
 	// was paused, or hears again whom it did not. Addresses are announced anew.

@@ -23,7 +23,7 @@ func (s *story) tell(writes ...cluster.Write) []string {
 	_, from, _, _ := s.log.from(0)
 	for _, w := range writes {
 		s.rev++
-		before := s.state.Clone()
+		before := s.state.Only(w.Key)
 		kv := cluster.KV{Key: w.Key, Value: w.Value, Rev: s.rev}
 		if err := s.state.Apply(kv, w.Delete, s.now); err != nil {
 			panic(err)

@@ -29,7 +29,8 @@ func NewEventLog(now func() time.Time) *EventLog {
 	return &EventLog{now: now, changed: make(chan struct{})}
 }
 
-// OnChange takes one change of the store; it is a mirror's onChange.
+// OnChange takes one change of the store; it is a mirror's onChange, so that
+// before holds the changed record only.
 func (l *EventLog) OnChange(before, after *cluster.State, c mirror.Change) {
 	found := derive(before, after, c)
 	if len(found) == 0 {

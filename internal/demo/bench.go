@@ -82,7 +82,11 @@ func (d Deps) runBench(ctx context.Context, f benchFlags) error {
 		_, err = fmt.Fprint(d.Out, b.document())
 		return err
 	}
-	return os.WriteFile(f.out, []byte(b.document()), 0o644)
+	former, err := os.ReadFile(f.out)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return os.WriteFile(f.out, []byte(b.document()+notOfBench(string(former))), 0o644)
 }
 
 // bench is what is measured.

@@ -51,6 +51,16 @@ an interval of 1 s), and 20 of its 25.4 s are its default dc-deadtime.
 	return w.String()
 }
 
+// notOfBench returns what stands in doc/performance.md behind the bench's own
+// sections: what other commands measure, each named in its section.
+func notOfBench(former string) string {
+	at := strings.Index(former, "\n## Planning\n")
+	if at < 0 {
+		return ""
+	}
+	return former[at:]
+}
+
 // String describes the machine in one line.
 func (m machine) String() string {
 	return fmt.Sprintf("%d cores (%s), %d GiB, kernel %s, %s", m.cpus, m.model, m.memory>>30, m.kernel, m.golang)

@@ -217,6 +217,16 @@ func TestBenchDocument(t *testing.T) {
 	}
 }
 
+func TestABenchKeepsWhatOthersMeasured(t *testing.T) {
+	planning := "\n## Planning\n\nMeasured otherwise.\n"
+	if got := notOfBench("# Performance\n\n## A node at rest\n\ntable\n" + planning); got != planning {
+		t.Errorf("of a document with a section by others %q is kept, want %q", got, planning)
+	}
+	if got := notOfBench("# Performance\n"); got != "" {
+		t.Errorf("of a document without one %q is kept", got)
+	}
+}
+
 func TestReadsItsOwnUse(t *testing.T) {
 	u, err := readProcess("/proc/self")
 	if err != nil {

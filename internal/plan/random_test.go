@@ -209,6 +209,9 @@ func (g *odd) addBoot(b cluster.Boot) {
 		if len(g.services) > 0 && g.likely(6) {
 			probe.Active = map[cluster.ServiceName]string{pick(g, g.services...).Name: "found"}
 		}
+		if len(g.services) > 0 && g.likely(4) {
+			probe.Autostart = map[cluster.ServiceName]string{pick(g, g.services...).Name: "a unit is enabled"}
+		}
 		g.add(cluster.KeyProbe(b.Node), probe)
 	}
 }
@@ -223,7 +226,10 @@ func (g *odd) addService(def cluster.ServiceConfig) {
 		g.add(cluster.KeyWish(def.Name), wish)
 	}
 	for _, node := range g.some(10, g.nodes) {
-		g.add(cluster.KeyFailure(def.Name, node), cluster.Failure{Service: def.Name, Node: node, Count: 1, Detail: "d"})
+		g.add(cluster.KeyFailure(def.Name, node), cluster.Failure{
+			Service: def.Name, Node: node, Count: 1, Detail: "d",
+			Ban: pick(g, cluster.BanNone, cluster.BanNone, cluster.BanNode, cluster.BanCluster), Config: pick[cluster.Revision](g, 1, 2),
+		})
 	}
 	if g.likely(30) {
 		return
@@ -290,7 +296,7 @@ func TestOddSnapshotsLeadToEveryKindOfDecision(t *testing.T) {
 		}
 	}
 	for state := range cluster.ServiceTransitions() {
-		if states[state] < 20 && state != cluster.ServiceUnknown { // of which no plan speaks
+		if states[state] < 10 && state != cluster.ServiceUnknown { // of which no plan speaks
 			t.Errorf("%d services are %q in %d snapshots: %v", states[state], state, oddSeeds, states)
 		}
 	}

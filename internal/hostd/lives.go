@@ -109,6 +109,8 @@ type fact struct {
 	arrival cluster.Arrival
 	// absent asks for a signed absence and says why the life is not here.
 	absent string
+	// reverted: the life runs from an old memory image.
+	reverted bool
 }
 
 // NewLives takes over a journal. Begin comes next.
@@ -243,7 +245,10 @@ func (l *Lives) entries(f fact) (entries []journal.Entry, effects []Effect) {
 
 // after is what the journal says of a life behind a fact.
 func (l *Lives) after(old journal.Life, f fact) journal.Life {
-	life := journal.Life{ID: f.life, Guest: f.guest, HostBoot: l.cfg.HostBoot, Status: f.status, Arrival: old.Arrival, Refused: old.Refused}
+	life := journal.Life{
+		ID: f.life, Guest: f.guest, HostBoot: l.cfg.HostBoot, Status: f.status, Arrival: old.Arrival, Refused: old.Refused,
+		Reverted: old.Reverted || f.reverted,
+	}
 	if f.arrival != (cluster.Arrival{}) {
 		life.Arrival = f.arrival
 	}

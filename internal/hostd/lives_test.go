@@ -511,3 +511,25 @@ func TestAckIsTakenFromTheCertificatesClusterOnly(t *testing.T) {
 		t.Errorf("from the beginning: %d certificates, want 1", len(past.Certificates))
 	}
 }
+
+// TestARevertedGuestIsDestroyed: a claimed guest that runs from an old memory
+// image goes at once, whether it was reverted inside its life or started anew,
+// and is tried again as long as it is shown.
+func TestARevertedGuestIsDestroyed(t *testing.T) {
+	for _, kind := range []hypervisor.EventKind{hypervisor.EventInside, start} {
+		b := newBench(t, false)
+		b.event(start, lifeA, hypervisor.ReasonBooted)
+		b.event(kind, lifeA, hypervisor.ReasonFromSnapshot)
+		if killed := b.kills(); len(killed) != 0 {
+			t.Errorf("%s: a guest that nobody claimed is destroyed: %v", kind, killed)
+		}
+		b.claimed()
+		b.event(kind, lifeA, hypervisor.ReasonFromSnapshot)
+		b.run(boots1, false) // hostd dies before it could
+		b.list(hypervisor.StateRunning, lifeA)
+		want := []Target{{Guest: g1, Life: lifeA}, {Guest: g1, Life: lifeA}}
+		if killed := b.kills(); !slices.Equal(killed, want) {
+			t.Errorf("%s: destroyed %v, want %v", kind, killed, want)
+		}
+	}
+}

@@ -20,6 +20,9 @@ func (l *Lives) Event(ev hypervisor.Event) []Effect {
 		l.log.Warn("event without life; ignored", "guest", ev.Guest, "kind", ev.Kind)
 		return nil
 	}
+	if ev.Reason == hypervisor.ReasonFromSnapshot {
+		return l.reverted(ev)
+	}
 	switch ev.Kind {
 	case hypervisor.EventStarted, hypervisor.EventUnpaused:
 		return l.sighted(ev.Guest, ev.Life, hypervisor.StateRunning)
@@ -39,6 +42,19 @@ func (l *Lives) Event(ev hypervisor.Event) []Effect {
 	return nil
 }
 
+// reverted: the guest runs from an old memory image. What it knows of its
+// cluster is void, and what it ran then it runs again (interleaving C-6): a guest
+// that a cluster has claimed is destroyed at once, and that is its end.
+func (l *Lives) reverted(ev hypervisor.Event) []Effect {
+	effects := l.sighted(ev.Guest, ev.Life, hypervisor.StateRunning)
+	if _, claimed := l.state().Claims[ev.Guest]; !claimed || slices.ContainsFunc(effects, func(e Effect) bool { return e.Kill != nil }) {
+		return effects
+	}
+	l.log.Error("a guest was reverted to an old memory image; it will be destroyed", "guest", ev.Guest, "life", ev.Life)
+	effects = append(effects, l.record(fact{life: ev.Life, guest: ev.Guest, status: journal.Here, reverted: true})...)
+	return append(effects, Effect{Kill: &Target{Guest: ev.Guest, Life: ev.Life}})
+}
+
 // sighted: the life exists on this host now.
 func (l *Lives) sighted(guest cluster.GuestID, life cluster.LifeID, state hypervisor.GuestState) []Effect {
 	effects := l.view(hypervisor.Guest{ID: guest, Name: l.views[guest].Name, State: state, Life: life})
@@ -46,6 +62,8 @@ func (l *Lives) sighted(guest cluster.GuestID, life cluster.LifeID, state hyperv
 	switch {
 	case known.Status == journal.Ended:
 		l.log.Warn("an ended life is shown running; it will be destroyed", "guest", guest, "life", life)
+		return append(effects, Effect{Kill: &Target{Guest: guest, Life: life}})
+	case known.Reverted:
 		return append(effects, Effect{Kill: &Target{Guest: guest, Life: life}})
 	case known.Refused && known.Status != journal.Here && known.Status != journal.Leaving:
 		l.log.Error("a life that is refused here is shown running; it will be destroyed", "guest", guest, "life", life)

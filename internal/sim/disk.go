@@ -65,7 +65,7 @@ func (d *disk) land(x write) {
 func (d *disk) claim(p *process) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if other := d.holder[p.service]; other != nil && other != p && other.answers() && d.w.now() >= other.excusedUntil && other.boot != p.boot {
+	if other := d.holder[p.service]; other != nil && other != p && other.answers() && !other.reverted && other.boot != p.boot {
 		d.w.violate("I1", "the address of %s is claimed by %s while %s answers at it", p.service, p.boot, other.boot)
 	}
 	d.holder[p.service] = p
@@ -88,9 +88,8 @@ type process struct {
 	node       string
 	boot       cluster.BootID
 	ended      chan struct{} // closed when the process has ended
-	// excusedUntil is when a reverted memory image stops being outside of what
-	// is promised.
-	excusedUntil time.Duration
+	// reverted: in an old memory image, which is outside of what is promised.
+	reverted bool
 }
 
 // answers reports whether the process would answer a client now.
@@ -121,7 +120,7 @@ func (p *process) live() {
 			return
 		default:
 		}
-		x := write{service: p.service, generation: p.generation, node: p.node, boot: p.boot, excused: w.now() < p.excusedUntil}
+		x := write{service: p.service, generation: p.generation, node: p.node, boot: p.boot, excused: p.reverted}
 		latency := time.Duration(w.intn("disk", int(writeLatency)))
 		if w.chance("disk", 0.02) {
 			latency = time.Duration(w.intn("disk", int(slowWrite)))

@@ -9,6 +9,9 @@ import (
 	"ringfence/internal/hypervisor/mem"
 )
 
+// offHangs is how long a call that was hung may hold up the next one.
+const offHangs = 15 * time.Second
+
 func (a *attack) rebootInside() string {
 	g := a.guest()
 	m := g.now()
@@ -75,6 +78,7 @@ func (a *attack) hostdLosesTail() string {
 
 func (a *attack) journalFull() string {
 	h, span := a.host(), a.span(time.Second, 20*time.Second)
+	h.hinder(span)
 	h.storage.SetFail(errFull)
 	a.later(span, func() { h.storage.SetFail(nil) })
 	return fmt.Sprintf("%s for %v", h.name, span.Round(time.Millisecond))
@@ -123,6 +127,7 @@ func (a *attack) commitsLost() string {
 func (a *attack) powerCalls() string {
 	h, span := a.host(), a.span(time.Second, 20*time.Second)
 	fault := []PowerFault{PowerSlow, PowerFails, PowerFailsAfter, PowerHangs}[a.r.IntN(4)]
+	h.hinder(span + offHangs)
 	h.driver.setFault(fault)
 	a.later(span, func() { h.driver.setFault(PowerGood) })
 	return fmt.Sprintf("%s for %v: %s", h.name, span.Round(time.Millisecond), []string{"", "slow", "fail", "fail, they say", "hang"}[fault])
@@ -132,6 +137,7 @@ func (a *attack) powerCalls() string {
 // its event streams.
 func (a *attack) hypervisorTrouble() string {
 	h, span := a.host(), a.span(500*time.Millisecond, 12*time.Second)
+	h.hinder(span)
 	switch a.r.IntN(4) {
 	case 0:
 		h.driver.SetAvailable(false)

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"ringfence/internal/cluster"
-	"ringfence/internal/heartbeat"
 	"ringfence/internal/hostclient"
 	"ringfence/internal/node"
 	"ringfence/internal/resource"
@@ -44,6 +43,7 @@ type guest struct {
 	inflight  int           // writes on their way to the disk
 	trouble   time.Duration // when it was last known to be in trouble
 	reverted  bool          // runs an old memory image
+	resetting bool          // has asked its host to destroy it
 	rebooting bool          // the operating system is about to restart
 }
 
@@ -105,7 +105,8 @@ func (g *guest) boot() {
 	}
 	g.boots++
 	m := newMachine(g.w, g.name)
-	g.machine, g.faults, g.daemon, g.rebooting, g.reverted = m, AgentFaults{}, nil, false, false
+	g.machine, g.faults, g.daemon = m, AgentFaults{}, nil
+	g.rebooting, g.reverted, g.resetting = false, false, false
 	g.w.later(g.w.between("boot", bootLeast, bootMost), func() { g.startDaemon(m) })
 }
 
@@ -244,14 +245,30 @@ func (d *daemon) run() error {
 	d.g.w.mu.Unlock()
 	d.g.mu.Lock()
 	d.self = boot
-	d.beats = &beats{p: d.program, self: boot, inbox: make(chan heartbeat.Received, inboxRoom), last: map[cluster.BootID]uint64{}}
+	d.beats = newBeats(d.program, boot)
 	d.node = node.New(node.Config{
 		Self: boot, Cluster: clusterID, Incarnation: 1, Store: d.link, Raft: raftPort{d.link}, Beats: d.beats,
 		DialHost: d.dialHost, Agents: func(string) (resource.Agent, error) { return agent{d.program, d.g}, nil },
-		OnDoubt: func() {}, Clock: machineClock{d.program}, Log: d.g.w.logger(d.g.name),
+		OnDoubt: func() {}, Reset: d.reset, Clock: machineClock{d.program}, Log: d.g.w.logger(d.g.name),
 	})
 	d.g.mu.Unlock()
 	return d.node.Run(d.ctx)
+}
+
+// reset asks the host to destroy this life.
+func (d *daemon) reset(ctx context.Context, why string) error {
+	if d.self.Life == "" {
+		return errors.New("sim: no host")
+	}
+	if err := d.gate(); err != nil {
+		return err
+	}
+	d.g.mu.Lock()
+	d.g.resetting = true
+	d.g.mu.Unlock()
+	channel := hostclient.NewChannel(d.dialChannel)
+	defer channel.Close()
+	return channel.Reset(ctx, hostapi.ResetRequest{Life: d.self.Life, Why: why})
 }
 
 // ended sees to what follows the end of a daemon.

@@ -167,7 +167,7 @@ func (h *history) judgeNeed(fence cluster.Fence) {
 // or had ended by the records.
 func (h *history) judgeOff(g *guest, life cluster.LifeID) {
 	g.mu.Lock()
-	excused := g.reverted
+	excused := g.reverted || g.resetting
 	g.mu.Unlock()
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -29,6 +29,8 @@ type host struct {
 	up     bool // power
 	daemon *hostd.Daemon
 	stop   func() // ends the present run of hostd
+	// hindered is until when something keeps hostd from its work.
+	hindered time.Duration
 }
 
 func newHost(w *World, name string) *host {
@@ -148,6 +150,21 @@ func (h *host) back() {
 	h.mu.Unlock()
 	h.driver.RestartHost(h.bootID())
 	h.startHostd()
+}
+
+// hinder notes that something keeps hostd here from doing its work for so long.
+func (h *host) hinder(span time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.hindered = max(h.hindered, h.w.now()+span)
+}
+
+// able reports whether nothing keeps hostd here from ending a guest.
+func (h *host) able() bool {
+	h.mu.Lock()
+	free := h.w.now() > h.hindered
+	h.mu.Unlock()
+	return free && h.serving() != nil
 }
 
 // powerOn starts a guest cold, as an administrator does.

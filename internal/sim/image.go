@@ -17,9 +17,9 @@ type image struct {
 	processes map[cluster.ServiceName]*process
 }
 
-// revertGrace is how long a reverted image may have effects, until its host
-// has destroyed it.
-const revertGrace = 2 * time.Second
+// revertGrace is how long a reverted image may live while its host can destroy
+// it: time in which hostd serves and the hypervisor does what it is told.
+const revertGrace = 3 * time.Second
 
 // takeImage keeps the memory of now, nil when the guest does not run.
 func (g *guest) takeImage() *image {
@@ -59,9 +59,25 @@ func (g *guest) revertTo(kept *image) {
 	g.reverted = true
 	g.mu.Unlock()
 	for _, p := range kept.processes {
-		p.excusedUntil = g.w.now() + revertGrace
+		p.reverted = true
 	}
 	g.w.note("%s has its old memory", g.name)
 	h.driver.Inside(g.id(), hypervisor.ReasonFromSnapshot)
 	kept.machine.unpause()
+	g.w.wg.Go(func() { g.mustGo(kept.machine) })
+}
+
+// mustGo checks P7: a reverted image is destroyed as soon as its host can.
+func (g *guest) mustGo(image *machine) {
+	able := time.Duration(0)
+	for image.isUp() && g.w.ctx.Err() == nil {
+		time.Sleep(wirePoll)
+		if h := g.place(); h.able() && image.running() {
+			able += wirePoll
+		}
+		if able > revertGrace {
+			g.w.violate("P7", "%s lives on in its old memory for %v", g.name, able)
+			return
+		}
+	}
 }

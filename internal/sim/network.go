@@ -2,6 +2,7 @@ package sim
 
 import (
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"time"
 
@@ -116,15 +117,40 @@ func (n *network) fates() []time.Duration {
 
 // beats is the heartbeat transport of one run of a daemon.
 type beats struct {
-	p     *program
-	self  cluster.Boot
-	inbox chan heartbeat.Received
-	sent  uint64                    // rounds
-	last  map[cluster.BootID]uint64 // newest round heard of each sender; late ones are dropped
+	p       *program
+	self    cluster.Boot
+	session uint64 // of this run; later runs have higher ones
+	inbox   chan heartbeat.Received
+	sent    uint64                    // rounds
+	times   [echoRounds]time.Duration // when the latest rounds were sent, by the own clock
+	newest  map[cluster.BootID]round  // heard of each sender; what comes later than a newer one is dropped
 }
+
+// round is the number of one round of beats.
+type round struct{ session, number uint64 }
+
+// echoRounds is how many rounds of its own a daemon remembers.
+const echoRounds = 64
 
 // inboxRoom is how many beats a daemon lets wait.
 const inboxRoom = 512
+
+// packet is one beat under way.
+type packet struct {
+	from    cluster.Boot
+	round   round
+	payload heartbeat.Payload
+	// heard is the newest round that the sender has of the receiver, which so
+	// learns that the path works both ways.
+	heard round
+}
+
+func newBeats(p *program, self cluster.Boot) *beats {
+	return &beats{
+		p: p, self: self, session: p.w.nextSession(), inbox: make(chan heartbeat.Received, inboxRoom),
+		newest: map[cluster.BootID]round{},
+	}
+}
 
 // Send implements node.Beats.
 func (b *beats) Send(peers []heartbeat.Peer, payload heartbeat.Payload) {
@@ -133,56 +159,84 @@ func (b *beats) Send(peers []heartbeat.Peer, payload heartbeat.Payload) {
 	}
 	w := b.p.w
 	b.sent++
-	round := b.sent
+	b.p.mu.Lock()
+	b.times[b.sent%echoRounds] = b.p.now()
+	b.p.mu.Unlock()
 	for _, peer := range peers {
 		to := string(peer.Node)
 		if !w.net.open(b.p.name, to) {
 			continue
 		}
+		x := packet{from: b.self, round: round{b.session, b.sent}, payload: payload, heard: b.heardOf(peer.Node)}
 		for _, delay := range w.net.fates() {
 			if delay == 0 {
-				w.deliverBeat(to, b.self, round, payload)
+				w.deliver(to, x)
 				continue
 			}
 			time.AfterFunc(delay, func() {
 				if w.net.open(b.p.name, to) {
-					w.deliverBeat(to, b.self, round, payload)
+					w.deliver(to, x)
 				}
 			})
 		}
 	}
 }
 
+// heardOf returns the newest round heard of a node.
+func (b *beats) heardOf(node cluster.NodeName) round {
+	b.p.mu.Lock()
+	defer b.p.mu.Unlock()
+	var newest round
+	for id, r := range b.newest {
+		if strings.HasPrefix(string(id), string(node)+"-") && newest.before(r) {
+			newest = r
+		}
+	}
+	return newest
+}
+
+func (r round) before(other round) bool {
+	return r.session < other.session || r.session == other.session && r.number < other.number
+}
+
 // Beats implements node.Beats.
 func (b *beats) Beats() <-chan heartbeat.Received { return b.inbox }
 
-// deliverBeat hands a beat to whatever daemon runs on a node now.
-func (w *World) deliverBeat(to string, from cluster.Boot, round uint64, payload heartbeat.Payload) {
+// deliver hands a beat to whatever daemon runs on a node now.
+func (w *World) deliver(to string, x packet) {
 	w.mu.Lock()
 	g := w.guests[to]
-	var b *beats
-	if g != nil && g.daemon != nil {
-		b = g.daemon.beats
-	}
 	w.mu.Unlock()
-	if b != nil {
-		b.p.receive(func() { b.hear(from, round, payload) })
+	if g == nil {
+		return
+	}
+	g.mu.Lock()
+	d := g.daemon
+	g.mu.Unlock()
+	if d != nil && d.beats != nil {
+		d.beats.p.receive(func() { d.beats.hear(x) })
 	}
 }
 
-func (b *beats) hear(from cluster.Boot, round uint64, payload heartbeat.Payload) {
+func (b *beats) hear(x packet) {
 	b.p.mu.Lock()
 	at := b.p.now()
-	stale := round <= b.last[from.ID]
-	b.last[from.ID] = max(round, b.last[from.ID])
+	fresh := b.newest[x.from.ID].before(x.round)
+	if fresh {
+		b.newest[x.from.ID] = x.round
+	}
 	b.p.mu.Unlock()
-	if stale {
+	if !fresh {
 		return
 	}
+	got := heartbeat.Received{
+		Node: x.from.Node, Boot: x.from.ID, Tick: x.payload.Tick, Revision: x.payload.Revision, Quorum: x.payload.Quorum, At: at,
+	}
+	if x.heard.session == b.session && b.sent-x.heard.number < echoRounds {
+		got.EchoOK, got.EchoSent = true, b.times[x.heard.number%echoRounds]
+	}
 	select {
-	case b.inbox <- heartbeat.Received{
-		Node: from.Node, Boot: from.ID, Tick: payload.Tick, Revision: payload.Revision, Quorum: payload.Quorum, At: at,
-	}:
+	case b.inbox <- got:
 	default:
 	}
 }

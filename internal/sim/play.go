@@ -154,6 +154,7 @@ func (w *World) confirmDead() {
 			}
 		}
 	})
+	w.settleContradictions()
 	for _, b := range dead {
 		_, _ = w.raft.server.Client("operator").Commit(w.ctx, store.Tx{
 			Guards: []cluster.Guard{{Key: cluster.KeyEnded(b.ID)}},
@@ -161,6 +162,24 @@ func (w *World) confirmDead() {
 				Boot: b.ID, Node: b.Node, Evidence: cluster.EvidenceOperator, Detail: "looked at the machine",
 			})},
 		})
+	}
+}
+
+// settleContradictions is the operator's word, after a look at the machine, that
+// a boot which ran after its tombstone has ended by now.
+func (w *World) settleContradictions() {
+	var settled []cluster.Write
+	w.history.read(func(s *cluster.State) {
+		for id, c := range s.Contras {
+			if c.Value.Settled == "" && !slices.ContainsFunc(w.bodies[id], (*machine).isUp) {
+				next := c.Value
+				next.Settled, next.Hosts = "looked at the machine", nil
+				settled = append(settled, cluster.Put(cluster.KeyContradiction(id), next))
+			}
+		}
+	})
+	if len(settled) > 0 {
+		w.commit(settled...)
 	}
 }
 

@@ -45,6 +45,7 @@ type World struct {
 	violated []string
 	pending  map[*time.Timer]bool
 	bodies   map[cluster.BootID][]*machine // where each boot ran: the truth that an operator can find out
+	sessions uint64                        // runs of daemons so far
 	doubt    bool                          // something happened after which no host can prove an end
 	wg       sync.WaitGroup
 }
@@ -218,6 +219,14 @@ func (w *World) later(d time.Duration, f func()) {
 	w.pending[t] = true
 }
 
+// nextSession numbers the runs of daemons.
+func (w *World) nextSession() uint64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.sessions++
+	return w.sessions
+}
+
 // runs reports whether a machine of that name is up and makes progress.
 func (w *World) runs(name string) bool {
 	w.mu.Lock()
@@ -242,9 +251,15 @@ func (w *World) note(format string, args ...any) {
 	w.story = append(w.story, line)
 }
 
+// violationsKept bounds what is told of one world: the first ones explain it.
+const violationsKept = 3
+
 // violate notes that a promise was broken.
 func (w *World) violate(promise, format string, args ...any) {
 	line := promise + ": " + fmt.Sprintf(format, args...)
+	if len(w.Violations()) >= violationsKept {
+		return
+	}
 	w.note("VIOLATED %s", line)
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -56,6 +56,9 @@ type Life struct {
 	Arrival cluster.Arrival `json:"arrival,omitzero"`
 	// Refused: an order was to end the life. It may never arrive here again.
 	Refused bool `json:"refused,omitempty"`
+	// Reverted: the guest was given an old memory image. It is to be destroyed
+	// wherever it is shown.
+	Reverted bool `json:"reverted,omitempty"`
 }
 
 // Absence is a signed absence and whether a store has it.

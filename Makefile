@@ -4,9 +4,10 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 
-# Packages of `make test`, runs of `make bench`, time for each target of `make fuzz`.
+# Packages of `make test`, runs of `make bench`, worlds of `make sim`, time for each target of `make fuzz`.
 PKGS     ?= ./...
 RUNS     ?= 20
+SEEDS    ?= 20000
 FUZZTIME ?= 60s
 
 # Tools are pinned here and come from the module cache; go.mod stays without them.
@@ -22,10 +23,10 @@ PORTABLE := ./internal/hostd ./internal/hostd/hostdtest ./internal/hostd/journal
 # repository, or one that belongs to somebody else).
 VCS := $(shell git status >/dev/null 2>&1 && echo true || echo false)
 
-.PHONY: help build demo test check bench fuzz clean need-go
+.PHONY: help build demo test check sim sim-coverage sim-mutants bench fuzz clean need-go
 
 help: ## Print this help
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: need-go ## Build bin/ringfence, one static binary
 	CGO_ENABLED=0 go build -trimpath -buildvcs=$(VCS) -o bin/ringfence ./cmd/ringfence
@@ -46,6 +47,20 @@ check: need-go ## Check format, vet, portability, staticcheck, layers and go.mod
 	go run $(STATICCHECK) ./...
 	go test -count=1 ./internal/layers
 	go mod tidy -diff
+
+sim: need-go ## Live through SEEDS simulated clusters (20000), or through one again: SEED=n [VARIANT=n SKIP=n,n LOG=1]
+	@mkdir -p bin
+	go test -c -o bin/sim.test ./internal/sim
+	GOOS=wasip1 GOARCH=wasm go test -c -o bin/sim.wasm ./internal/sim
+	@go run ./internal/sim/simrun -native bin/sim.test -module bin/sim.wasm -logs bin $(if $(SEED),-seed $(SEED),-seeds $(SEEDS)) \
+		$(if $(VARIANT),-variant $(VARIANT)) $(if $(SKIP),-skip $(SKIP)) $(if $(LOG),-log)
+
+sim-coverage: need-go ## Print how much of node and hostd a few hundred simulated clusters run through
+	@SIM_SEEDS=300 go test -count=1 -run '^TestSim$$' -coverpkg=./internal/node,./internal/executor,./internal/mirror,./internal/plan,./internal/detect,./internal/hostd,./internal/hostd/journal -coverprofile=bin/sim.cover ./internal/sim >/dev/null
+	@scripts/coverage bin/sim.cover
+
+sim-mutants: need-go ## Take guards out of the code, one at a time, and see whether simulated clusters notice
+	@go run ./internal/sim/simrun -mutants $(or $(MUTANT),.)
 
 bench: build ## Repeat the scenarios of the demo RUNS times and write doc/performance.md
 	@scripts/demo-needs

@@ -51,6 +51,7 @@ var kinds = []kind{
 	{"trip", 8, false, (*attack).trip},
 	{"reboot inside", 4, false, (*attack).rebootInside},
 	{"power cycle", 4, false, (*attack).powerCycle},
+	{"disk revert", 3, false, (*attack).diskRevert},
 	{"host loss", 4, false, (*attack).hostLoss},
 	{"hostd restart", 4, false, (*attack).hostdRestart},
 	{"hostd loses its tail", 2, false, (*attack).hostdLosesTail},

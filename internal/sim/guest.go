@@ -40,6 +40,9 @@ type guest struct {
 	daemon    *daemon
 	processes map[cluster.ServiceName]*process
 	faults    AgentFaults
+	votes     votes         // on its disk
+	joins     int           // of the node, so far
+	staleDisk bool          // its voter was refused
 	inflight  int           // writes on their way to the disk
 	trouble   time.Duration // when it was last known to be in trouble
 	reverted  bool          // runs an old memory image
@@ -237,6 +240,11 @@ func (d *daemon) run() error {
 	} else if err := d.identify(&boot); err != nil {
 		return err
 	}
+	if !d.g.bare {
+		if err := d.confirm(); err != nil {
+			return err
+		}
+	}
 	if err := d.bind(&boot); err != nil {
 		return err
 	}
@@ -286,6 +294,10 @@ func (d *daemon) ended(err error) {
 	switch {
 	case errors.Is(err, node.ErrDoomed):
 		g.w.later(g.w.between("boot", time.Second, 20*time.Second), func() { g.reboot(d.machine) })
+	case errors.Is(err, errStaleDisk):
+		g.mu.Lock()
+		g.staleDisk = true
+		g.mu.Unlock()
 	case errors.Is(err, node.ErrLeft), d.killed:
 	default:
 		g.w.later(daemonRestart, func() { g.startDaemon(d.machine) })
@@ -364,6 +376,9 @@ func (d *daemon) insist(f func(context.Context) error) error {
 		cancel()
 		if err == nil {
 			return d.gate()
+		}
+		if errors.Is(err, errStaleDisk) {
+			return err
 		}
 		select {
 		case <-d.ctx.Done():

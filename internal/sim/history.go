@@ -139,7 +139,7 @@ func (h *history) judgeSilence(id cluster.BootID) {
 	}
 	for accuser, rev := range appeal.Value.Answers {
 		view, stands := s.Views[accuser]
-		if stands && view.Rev == rev && view.Value.Silent[id] == cluster.SilenceLost && !view.Value.Abstain {
+		if fresh := h.w.now()-view.Since < plan.AppealAge; stands && fresh && view.Rev == rev && view.Value.Silent[id] == cluster.SilenceLost && !view.Value.Abstain {
 			h.w.violate("I6", "%s is fenced for silence though it has answered the view of %s at revision %d", id, accuser, rev)
 		}
 	}

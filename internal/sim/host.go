@@ -81,6 +81,7 @@ func (h *host) startHostd() {
 	j, err := journal.Open(h.storage, log)
 	if err != nil {
 		h.w.note("hostd of %s does not start: %v", h.name, err)
+		h.w.later(daemonRestart, h.startHostd)
 		return
 	}
 	d := hostd.New(hostd.Config{

@@ -48,7 +48,7 @@ func (g *guest) takeImage() *image {
 // revertTo replaces the guest's memory by an image of it.
 func (g *guest) revertTo(kept *image) {
 	h := g.place()
-	if h == nil || !h.isUp() || h.driver.Life(g.id()) == "" {
+	if h == nil || !h.able() || h.driver.Life(g.id()) == "" { // never behind hostd's back: that is assumed
 		kept.machine.end()
 		return
 	}
@@ -72,7 +72,7 @@ func (g *guest) mustGo(image *machine) {
 	able := time.Duration(0)
 	for image.isUp() && g.w.ctx.Err() == nil {
 		time.Sleep(wirePoll)
-		if h := g.place(); h.able() && image.running() {
+		if h := g.place(); h.able() && image.running() && !g.w.inDoubt() {
 			able += wirePoll
 		}
 		if able > revertGrace {

@@ -1,12 +1,17 @@
 package sim
 
 import (
+	"context"
 	"fmt"
+	"io"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
 
 	"ringfence/internal/cluster"
+	"ringfence/internal/hostd"
+	"ringfence/internal/hostd/hostdtest"
 	"ringfence/internal/store"
 )
 
@@ -89,7 +94,35 @@ func (o *watch) until(t time.Duration) {
 			g.look()
 		}
 		o.minority()
+		o.w.askHosts()
 	}
+}
+
+// askHosts asks the hosts what runs, as status and people do; one question at a
+// time is under way.
+func (w *World) askHosts() {
+	if !w.chance("ask", 0.05) {
+		return
+	}
+	all := w.sortedHosts()
+	h := all[w.intn("ask", len(all))]
+	g := w.sortedGuests()[0]
+	w.later(0, func() {
+		ctx, cancel := context.WithTimeout(w.ctx, time.Second)
+		defer cancel()
+		for _, path := range []string{"/v1/host", "/v1/guests", "/v1/guests/" + string(g.id())} {
+			req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://host"+path, nil)
+			d := h.serving()
+			if err != nil || d == nil {
+				return
+			}
+			t := &hostdtest.Transport{Handler: d.Handler(), Caller: hostd.Caller{Cluster: clusterID, Name: "operator"}}
+			if resp, err := t.RoundTrip(req); err == nil {
+				_, _ = io.Copy(io.Discard, resp.Body)
+				_ = resp.Body.Close()
+			}
+		}
+	})
 }
 
 // minority checks I5: a node that has not reached the store for longer than
@@ -201,9 +234,9 @@ func (w *World) missing() string {
 func (w *World) heal() {
 	w.net.mend()
 	for _, h := range w.sortedHosts() {
+		h.storage.SetFail(nil)
 		h.back()
 		h.startHostd()
-		h.storage.SetFail(nil)
 		h.driver.setFault(PowerGood)
 		h.driver.SetFault(nil)
 		h.driver.SetAvailable(true)
@@ -256,9 +289,18 @@ func (w *World) revive() {
 			_ = h.driver.Unpause(w.ctx, g.id(), h.driver.Life(g.id()))
 			m.unpause()
 		case g.idle():
+			if g.hasStaleDisk() {
+				g.rejoin()
+			}
 			g.startDaemon(m)
 		}
 	}
+}
+
+func (g *guest) hasStaleDisk() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.staleDisk
 }
 
 // idle reports whether no daemon runs though nothing but an administrator

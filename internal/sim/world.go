@@ -113,7 +113,7 @@ func (w *World) found() {
 	}
 	config := cluster.Config{Name: "sim"}
 	for i, place := range w.Plan.Places {
-		g := &guest{w: w, name: fmt.Sprintf("n%d", i+1), host: w.hosts[fmt.Sprintf("h%d", place+1)], processes: map[cluster.ServiceName]*process{}}
+		g := &guest{w: w, name: fmt.Sprintf("n%d", i+1), host: w.hosts[fmt.Sprintf("h%d", place+1)], processes: map[cluster.ServiceName]*process{}, votes: joined(0)}
 		w.guests[g.name] = g
 		w.put(cluster.KeyNode(g.node()), cluster.Node{Name: g.node(), Address: "192.0.2.1", BeatPort: 7000 + i})
 		config.Nodes = append(config.Nodes, cluster.NodeConfig{Name: g.node()})

@@ -26,7 +26,7 @@ type standing struct {
 	suspectBy []cluster.NodeName
 	lostBy    []cluster.NodeName // subset of suspectBy
 	observers int                // who may accuse it
-	appealed  []cluster.NodeName // accusers whose fresh nonce it answered
+	appealed  []cluster.NodeName // whose fresh nonce it answered
 	state     cluster.NodeState
 }
 
@@ -92,6 +92,7 @@ func (p *planner) hear(accused *standing) {
 		}
 		p.accuse(accused, view)
 	}
+	p.answers(accused)
 }
 
 func (p *planner) accuse(accused *standing, view cluster.Rec[cluster.View]) {
@@ -104,14 +105,18 @@ func (p *planner) accuse(accused *standing, view cluster.Rec[cluster.View]) {
 	if silence == cluster.SilenceLost {
 		accused.lostBy = append(accused.lostBy, view.Value.Node)
 	}
-	appeal, ok := p.s.Appeals[accused.id()]
-	if !ok || appeal.Value.Answers[view.Value.Node] == 0 {
+}
+
+// answers collects whose views the accused has answered a moment ago. An answer
+// proves that it lives, also when its accuser counts for nothing itself (I6).
+func (p *planner) answers(accused *standing) {
+	appeal := p.s.Appeals[accused.id()]
+	good := appeal.Since + AppealAge
+	if len(accused.suspectBy) == 0 || len(appeal.Value.Answers) == 0 || p.Now >= good {
 		return
 	}
-	if good := appeal.Since + AppealAge; p.Now < good {
-		accused.appealed = append(accused.appealed, view.Value.Node)
-		p.wakeAt(good)
-	}
+	accused.appealed = sortedKeys(appeal.Value.Answers)
+	p.wakeAt(good)
 }
 
 // majority reports whether so many of the observers agree.

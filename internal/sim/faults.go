@@ -118,6 +118,9 @@ func (w *World) make(f Fault) {
 	}
 }
 
+// fresh is a reason to hold a machine that no other fault has.
+func (a *attack) fresh(why string) string { return fmt.Sprintf("%s %d", why, a.r.Uint64()) }
+
 // a guest, most often one that owns a service or leads: what goes wrong there
 // matters.
 func (a *attack) guest() *guest {
@@ -213,7 +216,7 @@ func (a *attack) returns(g *guest) {
 
 func (a *attack) hang() string {
 	g := a.guest()
-	g.freeze(a.r.IntN(2) == 0)
+	g.freeze(heldHung, a.r.IntN(2) == 0)
 	return g.name + " stands still for good; its hypervisor shows it running"
 }
 
@@ -332,7 +335,7 @@ func (a *attack) pause() string {
 	if err := h.driver.Driver.Pause(context.Background(), g.id(), life); err != nil {
 		return err.Error()
 	}
-	g.freeze(clockStops)
+	g.freeze(heldPaused, clockStops)
 	a.later(span, func() { _ = g.place().driver.Unpause(context.Background(), g.id(), life) })
 	return fmt.Sprintf("%s for %v (its clock stops: %v)", g.name, span.Round(time.Millisecond), clockStops)
 }
@@ -343,8 +346,9 @@ func (a *attack) stall() string {
 	if m == nil {
 		return g.name + " is off"
 	}
-	m.pause(clockStops)
-	a.later(span, m.unpause)
+	why := a.fresh("stall")
+	m.pause(why, clockStops)
+	a.later(span, func() { m.unpause(why) })
 	return fmt.Sprintf("%s for %v, and its host knows nothing (its clock stops: %v)", g.name, span.Round(time.Millisecond), clockStops)
 }
 
@@ -352,8 +356,9 @@ func (a *attack) hostStall() string {
 	h, span, clockStops := a.host(), a.pauseSpan(), a.r.IntN(2) == 0
 	for _, g := range a.sortedGuests() {
 		if m := g.now(); g.place() == h && m != nil {
-			m.pause(clockStops)
-			a.later(span, m.unpause)
+			why := a.fresh("stall")
+			m.pause(why, clockStops)
+			a.later(span, func() { m.unpause(why) })
 		}
 	}
 	return fmt.Sprintf("all guests of %s for %v", h.name, span.Round(time.Millisecond))
@@ -367,7 +372,7 @@ func (a *attack) secretResume() string {
 	if life == "" || h.driver.Driver.Pause(context.Background(), g.id(), life) != nil {
 		return g.name + " is off"
 	}
-	g.freeze(true)
+	g.freeze(heldPaused, true)
 	a.later(span, g.thaw)
 	return fmt.Sprintf("%s after %v", g.name, span.Round(time.Millisecond))
 }
@@ -383,16 +388,17 @@ func (a *attack) trip() string {
 	steps, span, dies := 1+a.r.IntN(120), a.pauseSpan(), a.r.IntN(3) == 0
 	if dies && !g.bare {
 		m.tripAfter(steps, func() {
-			m.pause(true)
+			m.pause(heldHung, true)
 			a.later(0, func() { g.place().dies(g, a.r.IntN(2) == 0) })
 		})
 		return fmt.Sprintf("%s dies at its step %d from now", g.name, steps)
 	}
 	stops := a.r.IntN(2) == 0
 	m.tripAfter(steps, func() {
-		m.pause(stops)
+		why := a.fresh("trip")
+		m.pause(why, stops)
 		a.note("%s stands still at that step", g.name)
-		a.later(span, m.unpause)
+		a.later(span, func() { m.unpause(why) })
 	})
 	return fmt.Sprintf("%s stands still at its step %d from now, for %v", g.name, steps, span.Round(time.Millisecond))
 }

@@ -263,6 +263,10 @@ func (a *attack) migrate() string {
 func (w *World) carry(g *guest, from, to *host, takes, downtime time.Duration, how int) {
 	ctx, cancel := context.WithTimeout(w.ctx, 10*time.Second)
 	defer cancel()
+	if !g.setMoving(true) {
+		return
+	}
+	defer g.setMoving(false)
 	if err := from.driver.BeginMove(ctx, to.driver.Driver, g.id()); err != nil {
 		w.note("migration of %s does not begin: %v", g.name, err)
 		return
@@ -278,8 +282,7 @@ func (w *World) carry(g *guest, from, to *host, takes, downtime time.Duration, h
 		w.note("migration of %s fails: %v", g.name, from.driver.FailMove(g.id(), false))
 		return
 	}
-	wasRunning := m.running()
-	m.pause(true)
+	m.pause(heldMoved, true)
 	time.Sleep(downtime)
 	g.drained()
 	var err error
@@ -294,9 +297,23 @@ func (w *World) carry(g *guest, from, to *host, takes, downtime time.Duration, h
 		g.mu.Unlock()
 	}
 	w.note("migration of %s ends: %v", g.name, err)
-	if wasRunning && (how != 3 || err != nil) {
-		m.unpause()
+	if how == 3 && err == nil {
+		m.pause(heldPaused, true) // as the hypervisor shows it at the target
 	}
+	m.unpause(heldMoved)
+}
+
+// setMoving notes that a migration begins, if that may be, or has ended. A
+// hypervisor reverts no guest that migrates, and migrates none that it is
+// about to be made to destroy.
+func (g *guest) setMoving(moving bool) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if moving && g.reverted {
+		return false
+	}
+	g.moving = moving
+	return true
 }
 
 // save keeps a guest's memory, and restores it after a while.
@@ -307,7 +324,7 @@ func (a *attack) save() string {
 		return err.Error()
 	}
 	m := g.now()
-	g.freeze(a.r.IntN(2) == 0)
+	g.freeze(heldSaved, a.r.IntN(2) == 0)
 	a.later(span, func() { a.restore(g, h, m) })
 	return fmt.Sprintf("%s for %v", g.name, span.Round(time.Millisecond))
 }
@@ -322,7 +339,7 @@ func (w *World) restore(g *guest, h *host, m *machine) bool {
 	}
 	w.note("%s is restored", g.name)
 	if m != nil {
-		m.unpause()
+		m.unpause(heldSaved)
 	}
 	return true
 }

@@ -14,6 +14,7 @@ import (
 	"ringfence/internal/node"
 	"ringfence/internal/resource"
 	"ringfence/internal/wire/hostapi"
+	"ringfence/internal/wire/voter"
 )
 
 // witnessName is the voter without services.
@@ -40,14 +41,16 @@ type guest struct {
 	daemon    *daemon
 	processes map[cluster.ServiceName]*process
 	faults    AgentFaults
-	votes     votes         // on its disk
-	joins     int           // of the node, so far
-	staleDisk bool          // its voter was refused
-	inflight  int           // writes on their way to the disk
-	trouble   time.Duration // when it was last known to be in trouble
-	reverted  bool          // runs an old memory image
-	resetting bool          // has asked its host to destroy it
-	rebooting bool          // the operating system is about to restart
+	votes     votes                             // on its disk
+	remembers map[cluster.NodeName]voter.Memory // of other voters, on its disk
+	joins     int                               // of the node, so far
+	staleDisk bool                              // its voter was refused
+	inflight  int                               // writes on their way to the disk
+	trouble   time.Duration                     // when it was last known to be in trouble
+	moving    bool                              // a migration is under way
+	reverted  bool                              // runs an old memory image
+	resetting bool                              // has asked its host to destroy it
+	rebooting bool                              // the operating system is about to restart
 }
 
 func (g *guest) node() cluster.NodeName { return cluster.NodeName(g.name) }

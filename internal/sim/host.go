@@ -286,6 +286,7 @@ func (d *driver) On(ctx context.Context, id cluster.GuestID) (cluster.LifeID, er
 	g.host = d.h
 	g.mu.Unlock()
 	d.h.w.note("%s starts %s", d.h.name, g.name)
+	g.halt() // a memory image that was kept is gone
 	g.boot()
 	return life, failed
 }
@@ -294,7 +295,7 @@ func (d *driver) On(ctx context.Context, id cluster.GuestID) (cluster.LifeID, er
 func (d *driver) Pause(ctx context.Context, id cluster.GuestID, life cluster.LifeID) error {
 	err := d.Driver.Pause(ctx, id, life)
 	if err == nil {
-		d.h.w.guestOf(id).freeze(true)
+		d.h.w.guestOf(id).freeze(heldPaused, true)
 	}
 	return err
 }
@@ -333,15 +334,16 @@ func (w *World) guestOf(id cluster.GuestID) *guest {
 }
 
 // freeze pauses the guest's machine.
-func (g *guest) freeze(stopClock bool) {
+func (g *guest) freeze(why string, stopClock bool) {
 	if m := g.now(); m != nil {
-		m.pause(stopClock)
+		m.pause(why, stopClock)
 	}
 }
 
+// thaw ends a pause by the hypervisor.
 func (g *guest) thaw() {
 	if m := g.now(); m != nil {
-		m.unpause()
+		m.unpause(heldPaused)
 	}
 }
 

@@ -30,7 +30,7 @@ func (g *guest) takeImage() *image {
 	}
 	old := g.machine
 	kept := &image{machine: old, daemon: g.daemon, processes: g.processes}
-	old.pause(true)
+	old.pause(heldImage, true)
 	g.machine, g.daemon = newMachine(g.w, g.name), nil
 	g.machine.ahead = old.ahead
 	g.processes = map[cluster.ServiceName]*process{}
@@ -52,6 +52,13 @@ func (g *guest) revertTo(kept *image) {
 		kept.machine.end()
 		return
 	}
+	g.mu.Lock()
+	moving := g.moving
+	g.mu.Unlock()
+	if moving {
+		kept.machine.end()
+		return
+	}
 	g.halt()
 	g.drained()
 	g.mu.Lock()
@@ -63,7 +70,7 @@ func (g *guest) revertTo(kept *image) {
 	}
 	g.w.note("%s has its old memory", g.name)
 	h.driver.Inside(g.id(), hypervisor.ReasonFromSnapshot)
-	kept.machine.unpause()
+	kept.machine.unpause(heldImage)
 	g.w.wg.Go(func() { g.mustGo(kept.machine) })
 }
 

@@ -3,6 +3,7 @@ package sim
 import (
 	"context"
 	"errors"
+	"maps"
 	"sync"
 	"time"
 )
@@ -21,8 +22,9 @@ type machine struct {
 
 	mu       sync.Mutex // guards everything below
 	up       bool
-	paused   bool
-	stopped  bool // paused, and the clock stands still
+	held     map[string]bool // why the machine stands still, and whether its clock does
+	paused   bool            // held is not empty
+	stopped  bool            // paused, and the clock stands still
 	pausedAt time.Duration
 	ahead    time.Duration // of the world's clock; less than 0: behind
 	stepped  time.Duration // when the clock was last moved; 0: never
@@ -38,7 +40,7 @@ type machine struct {
 const backlogLimit = 16
 
 func newMachine(w *World, name string) *machine {
-	return &machine{w: w, name: name, up: true, resumed: make(chan struct{}), timers: map[*timer]bool{}}
+	return &machine{w: w, name: name, up: true, held: map[string]bool{}, resumed: make(chan struct{}), timers: map[*timer]bool{}}
 }
 
 // running reports whether programs make progress.
@@ -61,20 +63,38 @@ func (m *machine) isUp() bool {
 	return m.up
 }
 
-// pause holds all programs. With stopClock their clock stands still too.
-func (m *machine) pause(stopClock bool) {
+// Reasons for which a machine is held; several may hold it at once.
+const (
+	heldPaused = "paused" // by the hypervisor's word
+	heldSaved  = "saved"
+	heldMoved  = "switching over"
+	heldImage  = "image"
+	heldHung   = "hung"
+)
+
+// pause holds all programs for a reason. With stopClock their clock stands
+// still too.
+func (m *machine) pause(why string, stopClock bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !m.up || m.paused {
+	if !m.up {
 		return
 	}
-	m.paused, m.stopped, m.pausedAt = true, stopClock, m.w.now()
+	m.held[why] = m.held[why] || stopClock
+	if stopClock && !m.stopped {
+		m.stopped, m.pausedAt = true, m.w.now()
+	}
+	m.paused = true
 }
 
-// unpause lets the programs go on.
-func (m *machine) unpause() {
+// unpause ends one reason; without any left the programs go on.
+func (m *machine) unpause(why string) { m.release(func(held string) bool { return held == why }) }
+
+// release ends the reasons that f names.
+func (m *machine) release(f func(why string) bool) {
 	m.mu.Lock()
-	if !m.up || !m.paused {
+	maps.DeleteFunc(m.held, func(why string, _ bool) bool { return f(why) })
+	if !m.up || !m.paused || len(m.held) > 0 {
 		m.mu.Unlock()
 		return
 	}

@@ -273,7 +273,7 @@ func (w *World) revive() {
 		case g.bare && m == nil:
 			g.boot()
 		case g.bare:
-			m.unpause()
+			m.release(func(string) bool { return true })
 			g.startDaemon(m)
 		case h.driver.isSaved(g.id()):
 			// A cluster without quorum takes no image back: where too many of its
@@ -287,7 +287,7 @@ func (w *World) revive() {
 			h.dies(g, true)
 		case !m.running():
 			_ = h.driver.Unpause(w.ctx, g.id(), h.driver.Life(g.id()))
-			m.unpause()
+			m.release(func(why string) bool { return why != heldSaved && why != heldMoved })
 		case g.idle():
 			if g.hasStaleDisk() {
 				g.rejoin()

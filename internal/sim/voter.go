@@ -21,38 +21,87 @@ var errStaleDisk = errors.New("sim: this voter is refused")
 type votes struct {
 	identity string // drawn by each join
 	count    uint64
-	highest  uint64 // ever used under this identity: the truth
+	highest  uint64 // that was ever confirmed under this identity: the truth
 }
 
 func joined(n int) votes {
 	return votes{identity: strings.Repeat(fmt.Sprintf("%x", n%16), 64)}
 }
 
-// confirm has the host confirm that the voter's disk is not older than what it
-// remembers (rule P22), as app does before the store starts.
+// confirm has others confirm that the voter's disk is not older than what they
+// remember (rule P22), as app does before the store starts: the host, or where
+// that knows nothing all other voters, or in the end a quorum of them.
 func (d *daemon) confirm() error {
 	d.g.mu.Lock()
 	v := &d.g.votes
 	claim := voter.Claim{
 		Cluster: clusterID, Incarnation: 1, Node: d.g.node(), Identity: v.identity, Run: rand.Text(), Count: v.count + 1, Previous: v.count,
 	}
-	rolledBack := v.count < v.highest
 	v.count++
-	v.highest = max(v.highest, v.count)
 	d.g.mu.Unlock()
 	channel := hostclient.NewChannel(d.dialChannel)
 	defer channel.Close()
+	sure, round := false, 0
 	err := d.insist(func(ctx context.Context) error {
-		_, err := channel.Voter(ctx, claim)
-		if refused := new(hostclient.RefusedError); errors.As(err, &refused) && refused.Code == hostapi.CodeStaleVoter {
-			return fmt.Errorf("%w: %w", errStaleDisk, err)
+		round++
+		byHost, err := d.askVoter(ctx, channel, claim)
+		if err != nil {
+			return err
 		}
+		others, answered, err := d.askPeers(claim)
+		if err != nil {
+			return err
+		}
+		sure = byHost || answered == others
+		if !sure && (round < 3 || 2*(answered+1) <= others+1) {
+			return errors.New("sim: too few voters answer")
+		}
+		claim.Vouched = true
+		_, err = d.askVoter(ctx, channel, claim)
 		return err
 	})
-	if err == nil && rolledBack && !d.g.w.inDoubt() {
+	if err != nil {
+		return err
+	}
+	d.g.mu.Lock()
+	rolledBack := claim.Identity == v.identity && claim.Count <= v.highest
+	v.highest = max(v.highest, claim.Count)
+	d.g.mu.Unlock()
+	if rolledBack && sure && !d.g.w.inDoubt() {
 		d.g.w.violate("P22", "%s votes with a disk that was rolled back", d.g.name)
 	}
-	return err
+	return nil
+}
+
+// askVoter asks the host and reports whether it remembers the voter.
+func (d *daemon) askVoter(ctx context.Context, channel *hostclient.Channel, claim voter.Claim) (bool, error) {
+	answer, err := channel.Voter(ctx, claim)
+	if refused := new(hostclient.RefusedError); errors.As(err, &refused) && refused.Code == hostapi.CodeStaleVoter {
+		return false, fmt.Errorf("%w: %w", errStaleDisk, err)
+	}
+	return answer.Known, err
+}
+
+// askPeers asks the other voters that run and can be reached.
+func (d *daemon) askPeers(claim voter.Claim) (others, answered int, err error) {
+	for _, peer := range d.g.w.sortedGuests() {
+		if peer == d.g {
+			continue
+		}
+		others++
+		if !d.g.w.runs(peer.name) || !d.g.w.net.both(d.name, peer.name) {
+			continue
+		}
+		peer.mu.Lock()
+		next, _, refused := peer.remembers[claim.Node].Judge(claim, 1)
+		peer.remembers[claim.Node] = next
+		peer.mu.Unlock()
+		if refused != nil {
+			return others, answered, fmt.Errorf("%w: %w", errStaleDisk, refused)
+		}
+		answered++
+	}
+	return others, answered, nil
 }
 
 // rejoin is what an administrator does with a node whose disk is stale: it is

@@ -14,6 +14,7 @@ import (
 
 	"ringfence/internal/cluster"
 	"ringfence/internal/store"
+	"ringfence/internal/wire/voter"
 )
 
 // clusterID is the identity of the cluster of every world.
@@ -113,7 +114,7 @@ func (w *World) found() {
 	}
 	config := cluster.Config{Name: "sim"}
 	for i, place := range w.Plan.Places {
-		g := &guest{w: w, name: fmt.Sprintf("n%d", i+1), host: w.hosts[fmt.Sprintf("h%d", place+1)], processes: map[cluster.ServiceName]*process{}, votes: joined(0)}
+		g := &guest{w: w, name: fmt.Sprintf("n%d", i+1), host: w.hosts[fmt.Sprintf("h%d", place+1)], processes: map[cluster.ServiceName]*process{}, votes: joined(0), remembers: map[cluster.NodeName]voter.Memory{}}
 		w.guests[g.name] = g
 		w.put(cluster.KeyNode(g.node()), cluster.Node{Name: g.node(), Address: "192.0.2.1", BeatPort: 7000 + i})
 		config.Nodes = append(config.Nodes, cluster.NodeConfig{Name: g.node()})
@@ -129,7 +130,7 @@ func (w *World) found() {
 
 // addWitness gives the world a voter that runs no services.
 func (w *World) addWitness(*cluster.Config) {
-	g := &guest{w: w, name: witnessName, bare: true, processes: map[cluster.ServiceName]*process{}}
+	g := &guest{w: w, name: witnessName, bare: true, processes: map[cluster.ServiceName]*process{}, remembers: map[cluster.NodeName]voter.Memory{}}
 	w.guests[g.name] = g
 	w.put(cluster.KeyNode(g.node()), cluster.Node{Name: g.node(), Address: "192.0.2.2", BeatPort: 7100, Witness: true})
 }

@@ -44,7 +44,7 @@ an interval of 1 s), and 20 of its 25.4 s are its default dc-deadtime.
 	for i, c := range b.cases {
 		gaps := gapsOf(b.results[i])
 		fmt.Fprintf(&w, "| %d %s%s | %d | **%s** | %s | %s | < %s | %s | %s |\n", c.number, c.title, c.label, len(gaps),
-			seconds(quantile(gaps, 0.5)), seconds(quantile(gaps, 0.95)), seconds(quantile(gaps, 1)), seconds(c.goal), seconds(c.baseline), evidences(b.results[i]))
+			seconds(quantile(gaps, 0.5)), seconds(quantile(gaps, 0.95)), seconds(quantile(gaps, 1)), seconds(c.goal), baseline(c.baseline), evidences(b.results[i]))
 	}
 	fmt.Fprintf(&w, "\n%s\n\n", b.overlapText())
 	b.writeIdle(&w)

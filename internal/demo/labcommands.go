@@ -54,7 +54,7 @@ left. So it certifies only ends that it saw, and after a power loss none.`,
 			if err != nil {
 				return err
 			}
-			l, err := lab.Up(c.Context(), options("", exe, false, movable, newProgress(d.Err).say))
+			l, err := lab.Up(c.Context(), options("", exe, false, cast{guests: len(lab.Nodes()), movable: movable}, newProgress(d.Err).say))
 			if err != nil {
 				return err
 			}

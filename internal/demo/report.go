@@ -48,7 +48,7 @@ func (r Report) write(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	fmt.Fprintf(t, "\n\tSCENARIO\tSERVICE AWAY\tOVERLAP\tEVIDENCE\tRECOVERED\t%s*\n", baselineName)
 	for _, one := range r.Results {
-		fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%s\t%s\t%s\n", one.Scenario, one.Title, seconds(one.Gap), overlap(one.Overlaps), one.Evidence, recovered(one), seconds(one.Baseline))
+		fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%s\t%s\t%s\n", one.Scenario, one.Title, seconds(one.Gap), overlap(one.Overlaps), one.Evidence, recovered(one), baseline(one.Baseline))
 	}
 	if err := t.Flush(); err != nil {
 		return err
@@ -100,7 +100,17 @@ func recovered(r Result) string {
 	if !r.Recovered {
 		return "NO"
 	}
+	if r.Calm {
+		return "stayed on " + string(r.On)
+	}
 	return "on " + string(r.On)
+}
+
+func baseline(d time.Duration) string {
+	if d == 0 {
+		return "not measured"
+	}
+	return seconds(d)
 }
 
 func seconds(d time.Duration) string {

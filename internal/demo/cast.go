@@ -1,0 +1,40 @@
+package demo
+
+import (
+	"slices"
+
+	"ringfence/internal/cluster"
+	"ringfence/internal/lab"
+)
+
+// cast is who takes part in a cluster of the demo.
+type cast struct {
+	guests  int
+	witness bool // the last host runs one
+	movable bool // guests may migrate: every host has a say about all of them
+}
+
+// trio is three guests that stay where they are: their hosts may conclude from
+// the absence of a guest that it has ended.
+var trio = cast{guests: len(lab.Nodes())}
+
+func (c cast) nodes() []cluster.NodeName { return lab.Nodes()[:c.guests] }
+
+// voters returns the nodes, and the witness if there is one.
+func (c cast) voters() []cluster.NodeName {
+	if c.witness {
+		return append(slices.Clone(c.nodes()), witnessName)
+	}
+	return c.nodes()
+}
+
+// guestsAt returns the guests about which a host has a say.
+func (c cast) guestsAt(host int) []cluster.NodeName {
+	switch {
+	case c.movable:
+		return c.nodes()
+	case host < c.guests:
+		return c.nodes()[host : host+1]
+	}
+	return nil
+}

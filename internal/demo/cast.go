@@ -1,6 +1,7 @@
 package demo
 
 import (
+	"fmt"
 	"slices"
 
 	"ringfence/internal/cluster"
@@ -17,6 +18,19 @@ type cast struct {
 // trio is three guests that stay where they are: their hosts may conclude from
 // the absence of a guest that it has ended.
 var trio = cast{guests: len(lab.Nodes())}
+
+// duo is the smallest cluster that survives the loss of a host: two guests, and a
+// witness on a third host. Its guests may migrate.
+var duo = cast{guests: 2, witness: true, movable: true}
+
+// String says it for a person.
+func (c cast) String() string {
+	text := fmt.Sprintf("%d guests", c.guests)
+	if c.witness {
+		text += " and a witness"
+	}
+	return fmt.Sprintf("%s, on %d hosts", text, len(lab.Hosts()))
+}
 
 func (c cast) nodes() []cluster.NodeName { return lab.Nodes()[:c.guests] }
 

@@ -254,7 +254,7 @@ func TestBenchDocument(t *testing.T) {
 	for _, want := range []string{
 		"# Performance\n\nMeasured 1970-01-01 with `ringfence bench --runs 1`",
 		"| 1 guest killed, host tells, victim is the raft leader | 1 | **0.12 s** | 0.12 s | 0.12 s | < 1.20 s | 8.90 s | death certificate |",
-		"In all 9 runs the service recovered and nothing ran twice",
+		"In all 13 runs the service recovered and nothing ran twice",
 		"3 more went well too, but are left out of the table",
 		"| n1 | **50 MB** | 0 MB | **10.0 %** |",
 	} {
@@ -263,7 +263,7 @@ func TestBenchDocument(t *testing.T) {
 		}
 	}
 	b.results[0][0].Recovered = false
-	if text := b.document(); !strings.Contains(text, "**1 of 9 runs did not recover") {
+	if text := b.document(); !strings.Contains(text, "**1 of 13 runs did not recover") {
 		t.Errorf("a failure is not told:\n%s", text)
 	}
 }
@@ -297,10 +297,10 @@ func TestCommandLine(t *testing.T) {
 		code   int
 		stderr string
 	}{
-		"no such scenario":      {"demo --scenario 1,7", 2, "ringfence: --scenario 7: want numbers from 1 to 6, separated by commas\nhint: see `ringfence demo --help`\n"},
+		"no such scenario":      {"demo --scenario 1,9", 2, "ringfence: --scenario 9: want numbers from 1 to 8, separated by commas\nhint: see `ringfence demo --help`\n"},
 		"no runs":               {"demo --runs 0", 2, "ringfence: --runs 0: want 1 to 1000\nhint: see `ringfence demo --help`\n"},
 		"argument to demo":      {"demo now", 2, "ringfence: ringfence demo takes no arguments, and \"now\" is one\nhint: see `ringfence demo --help`\n"},
-		"no such lab command":   {"lab fly", 2, "ringfence: ringfence lab has no command \"fly\"; it has cut, down, exec, heal, host-power-loss, host-power-on, kill, migrate, pause, power-off, power-on, quiet, restore, save, status, unpause, up\nhint: see `ringfence lab --help`\n"},
+		"no such lab command":   {"lab fly", 2, "ringfence: ringfence lab has no command \"fly\"; it has cut, down, exec, heal, host-power-loss, host-power-on, kill, migrate, pause, power-off, power-on, quiet, restore, save, split, status, unpause, up\nhint: see `ringfence lab --help`\n"},
 		"no such node":          {"lab kill n4", 2, "ringfence: ringfence lab kill: \"n4\" is not in the lab; there are n1, n2, n3\nhint: see `ringfence lab kill --help`\n"},
 		"a host is no node":     {"lab cut h1", 2, "ringfence: ringfence lab cut: \"h1\" is not in the lab; there are n1, n2, n3\nhint: see `ringfence lab cut --help`\n"},
 		"no node":               {"lab pause", 2, "ringfence: ringfence lab pause: name at least a node; there are n1, n2, n3\nhint: see `ringfence lab pause --help`\n"},

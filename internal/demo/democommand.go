@@ -34,18 +34,22 @@ func (d Deps) demoCommand() *cobra.Command {
 		Use:   "demo",
 		Short: "Show on this machine how a cluster survives failures",
 		Long: `Start three hosts and three guests on this machine, in namespaces of their own,
-make them a cluster that runs one service, and let six things go wrong:
+make them a cluster that runs one service, and let six things go wrong; then two
+more in a cluster of two guests and a witness:
 
   1  a guest is killed, and its host tells
   2  a guest dies while its host keeps quiet
   3  a guest is cut off the network
   4  the service's process is killed
   5  all hosts lose power, and get it back
-  6  a guest is paused by its host, too short to matter and too long
+  6  a guest is paused by its host, for 1 s and for 10 s
+  7  a guest migrates to another host, and is killed there
+  8  two guests are cut off each other, and one of them off the witness too
 
 For each it prints how long the service was away, whether it ever ran twice, and
-which evidence allowed the recovery. It takes less than a minute, needs no root,
-adds nothing to the machine's own network and leaves nothing behind.`,
+which evidence allowed the recovery. Where nothing may happen, it fails if anything
+does. It takes about a minute, needs no root, adds nothing to the machine's own
+network and leaves nothing behind.`,
 		Example: `  ringfence demo
   ringfence demo --scenario 1,3
   ringfence demo --keep`,
@@ -187,6 +191,7 @@ func onStage(ctx context.Context, p *progress, c cast, dir string, keep bool, pl
 	if err != nil {
 		return err
 	}
+	p.say(c.String())
 	o := options(dir, exe, !keep, c, p.say)
 	l, err := lab.Up(ctx, o)
 	if err != nil {

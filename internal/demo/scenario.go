@@ -2,6 +2,7 @@ package demo
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"ringfence/internal/cluster"
@@ -34,7 +35,7 @@ type scenario struct {
 const outage = 300 * time.Millisecond
 
 func scenarios() []scenario {
-	return append(failures(), pauses()...)
+	return slices.Concat(failures(), pauses(), migrations(), splits())
 }
 
 // failures are what three guests survive that stay where they are.

@@ -21,7 +21,7 @@ func migrations() []scenario {
 	return []scenario{
 		{
 			number: 7, cast: duo, title: "guest migrates", what: "migrating guest %s to another host",
-			goal: downtime + 300*time.Millisecond, calm: true, lasts: migrationTime + downtime + calmTime,
+			goal: downtime + 300*time.Millisecond, calm: true, sign: "places", lasts: migrationTime + downtime + calmTime,
 			fault: func(ctx context.Context, s *stage, victim cluster.NodeName) (time.Duration, error) {
 				at := trace.Now()
 				return at, s.lab.Migrate(ctx, victim, witnessHost(), lab.Migration{Duration: migrationTime, Downtime: downtime})
@@ -52,7 +52,7 @@ func splits() []scenario {
 	return []scenario{
 		{
 			number: 8, cast: duo, title: "link between the guests cut", what: "cutting the link between the two guests; %s has the service",
-			goal: 200 * time.Millisecond, calm: true, lasts: calmTime,
+			goal: 200 * time.Millisecond, calm: true, sign: "silent", lasts: calmTime,
 			fault: func(ctx context.Context, s *stage, _ cluster.NodeName) (time.Duration, error) {
 				at := trace.Now()
 				return at, s.lab.Split(ctx, s.nodes()...)

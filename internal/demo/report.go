@@ -68,6 +68,7 @@ func (r Report) write(w io.Writer) error {
 Judged from outside alone: a client asked each 20 ms, a sniffer listened on the bridge,
 and the service wrote each %v to a journal that all guests share: less overlap than
 that cannot be seen. After the power loss the time counts from the return of power.
+Where the service stayed, nothing was fenced or ended, and one process served all the time.
 * and Corosync 3.1.7, defaults, measured %s on this kind of machine.
 
 %s in %s, of which set-up %s.

@@ -23,6 +23,7 @@ type scenario struct {
 	cold     bool          // everything loses power; the gap counts from its return
 	inPlace  bool          // the service comes back where it was: no evidence is needed
 	calm     bool          // nothing may fail over: the service stays as it is
+	sign     string        // of a calm one: the kind of event by which the cluster notices it
 	lasts    time.Duration // how long from the fault on it is watched at least before it is repaired
 
 	// fault injects it and returns when.

@@ -109,7 +109,7 @@ func (s *stage) finish(ctx context.Context, sc scenario, r Result, w judge.Windo
 	r.Evidence = s.evidence(ctx, sc, r.Victim, before.Revision)
 	var faults []error
 	if sc.calm {
-		faults = append(faults, s.undisturbed(ctx, before))
+		faults = append(faults, s.undisturbed(ctx, sc, before))
 	}
 	if sc.repair != nil {
 		faults = append(faults, sc.repair(ctx, s, r.Victim))
@@ -213,8 +213,8 @@ func (s *stage) evidence(ctx context.Context, sc scenario, victim cluster.NodeNa
 }
 
 // undisturbed is an error if the cluster did anything about its nodes or the
-// owner of the service since then.
-func (s *stage) undisturbed(ctx context.Context, before nodeapi.Status) error {
+// owner of the service since then, or did not notice what was done.
+func (s *stage) undisturbed(ctx context.Context, sc scenario, before nodeapi.Status) error {
 	status, err := s.status(ctx)
 	if err != nil {
 		return err
@@ -225,12 +225,18 @@ func (s *stage) undisturbed(ctx context.Context, before nodeapi.Status) error {
 		return fmt.Errorf("%s went from %s, generation %d, to %s, generation %d", serviceName, was.Node, was.Generation, is.Node, is.Generation)
 	}
 	events, err := s.eventsOf(ctx, status.Node, before.Revision)
-	return errors.Join(err, disturbance(events))
+	if err != nil {
+		return err
+	}
+	return disturbance(events, sc.sign)
 }
 
 // disturbance is an error that names the first event that ends a boot, is meant
-// to, or gives the service to another.
-func disturbance(events []nodeapi.Event) error {
+// to, or gives the service to another; or the sign that is not there.
+func disturbance(events []nodeapi.Event, sign string) error {
+	if sign != "" && !slices.ContainsFunc(events, func(e nodeapi.Event) bool { return e.Kind == sign }) {
+		return fmt.Errorf("the cluster noticed nothing: there is no event of the kind %q", sign)
+	}
 	for _, e := range events {
 		switch e.Kind {
 		case "fence", "ended", "certificate", "registered", "owner", "released":

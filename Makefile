@@ -31,7 +31,7 @@ help: ## Print this help
 build: need-go ## Build bin/ringfence, one static binary
 	CGO_ENABLED=0 go build -trimpath -buildvcs=$(VCS) -o bin/ringfence ./cmd/ringfence
 
-demo: build ## Show a cluster fail over, five times, in namespaces of its own (root or not)
+demo: build ## Show a cluster survive eight kinds of failure, in namespaces of its own (root or not)
 	@scripts/demo-needs
 	bin/ringfence demo
 

@@ -21,7 +21,7 @@ import (
 // boot that is registered without its life could never be proved dead by it.
 func (r *nodeRun) identify(ctx context.Context) (cluster.Boot, error) {
 	boot := cluster.Boot{Node: r.data.Identity.Node}
-	if _, err := os.Stat(r.HostChannel); errors.Is(err, fs.ErrNotExist) {
+	if !r.hasHost() {
 		return r.identifyBare(boot)
 	}
 	channel := hostclient.NewChannelSocket(r.HostChannel)
@@ -39,6 +39,14 @@ func (r *nodeRun) identify(ctx context.Context) (cluster.Boot, error) {
 		boot.ID, err = kernelBoot()
 	}
 	return boot, err
+}
+
+// hasHost reports whether this machine has a channel to a host. A link to a
+// socket that is not there counts: the guest may have started before its host's
+// daemon, and a guest that took itself for bare metal could never be fenced.
+func (r *nodeRun) hasHost() bool {
+	_, err := os.Lstat(r.HostChannel)
+	return !errors.Is(err, fs.ErrNotExist)
 }
 
 // identifyBare is for machines without a host: the kernel's boot id, and the

@@ -73,7 +73,7 @@ func (r *nodeRun) confirm(ctx context.Context) error {
 	if list.Incarnation == c.claim.Incarnation {
 		c.peers = list.Voters
 	}
-	if _, err := os.Stat(r.HostChannel); err == nil {
+	if r.hasHost() {
 		c.host = hostclient.NewChannelSocket(r.HostChannel)
 		r.down.add("channel to the host", func() error { c.host.Close(); return nil })
 	}

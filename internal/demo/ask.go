@@ -9,11 +9,26 @@ import (
 	"time"
 
 	"ringfence/internal/cluster"
+	"ringfence/internal/lab"
 	"ringfence/internal/nodeapi"
 )
 
 // askTimeout bounds one question to a node.
 const askTimeout = 5 * time.Second
+
+// guest asks the lab about a node's guest.
+func (i *installer) guest(ctx context.Context, node cluster.NodeName) (lab.NodeStatus, error) {
+	status, err := i.lab.Status(ctx)
+	if err != nil {
+		return lab.NodeStatus{}, err
+	}
+	for _, one := range status.Nodes {
+		if one.Name == node {
+			return one, nil
+		}
+	}
+	return lab.NodeStatus{}, fmt.Errorf("the lab has no guest %s", node)
+}
 
 // statusOf asks one node.
 func (i *installer) statusOf(ctx context.Context, node cluster.NodeName) (nodeapi.Status, error) {

@@ -14,7 +14,6 @@ import (
 	"ringfence/internal/cli"
 	"ringfence/internal/cluster"
 	"ringfence/internal/demo/judge"
-	"ringfence/internal/lab"
 )
 
 // idleTime is how long the idle cluster is watched.
@@ -72,14 +71,18 @@ func (d Deps) benchCommand() *cobra.Command {
 
 func (d Deps) runBench(ctx context.Context, f benchFlags) error {
 	b := bench{began: time.Now(), runs: f.runs, machine: readMachine(), cases: benchCases()}
+	b.results = make([][]Result, len(b.cases))
 	b.command = "ringfence bench --runs " + strconv.Itoa(f.runs)
-	err := onStage(ctx, d.Err, false, func(s *stage) error { return b.run(ctx, s) })
-	if err != nil {
-		return err
+	p := newProgress(d.Err)
+	for _, part := range byCast(scenarios()) {
+		err := onStage(ctx, p, part[0].cast, demoDir(false), false, func(s *stage) error { return b.run(ctx, s) })
+		if err != nil {
+			return err
+		}
 	}
 	b.loadAfter = loadAverage()
 	if f.out == "" {
-		_, err = fmt.Fprint(d.Out, b.document())
+		_, err := fmt.Fprint(d.Out, b.document())
 		return err
 	}
 	former, err := os.ReadFile(f.out)
@@ -105,6 +108,7 @@ type bench struct {
 	revision  cluster.Revision
 }
 
+// run plays the cases of this stage, and watches the trio when it is idle.
 func (b *bench) run(ctx context.Context, s *stage) error {
 	start := s.records.offset
 	status, err := s.lab.Status(ctx)
@@ -112,10 +116,12 @@ func (b *bench) run(ctx context.Context, s *stage) error {
 		return err
 	}
 	b.cgroups = status.Cgroups
-	b.results = make([][]Result, len(b.cases))
 	for run := range b.runs {
 		s.say(fmt.Sprintf("run %d of %d", run+1, b.runs))
 		for i, c := range b.cases {
+			if c.cast != s.cast {
+				continue
+			}
 			r, err := b.play(ctx, s, c)
 			if err != nil {
 				return err
@@ -127,7 +133,10 @@ func (b *bench) run(ctx context.Context, s *stage) error {
 	if err != nil {
 		return err
 	}
-	b.overlaps = judge.Overlaps(judge.Record{Journal: entries})
+	b.overlaps = append(b.overlaps, judge.Overlaps(judge.Record{Journal: entries})...)
+	if s.cast != trio {
+		return nil
+	}
 	return b.watchIdle(ctx, s)
 }
 
@@ -179,11 +188,11 @@ func (s *stage) arrange(ctx context.Context, leader *bool) error {
 		}
 		to := status.RaftLeader
 		if !*leader || to == "" {
-			to = lab.Nodes()[slices.IndexFunc(lab.Nodes(), func(n cluster.NodeName) bool { return n != status.RaftLeader })]
+			to = s.nodes()[slices.IndexFunc(s.nodes(), func(n cluster.NodeName) bool { return n != status.RaftLeader })]
 		}
 		// It may come while the store changes its leader, and be refused.
 		_, moved = s.ringfence(ctx, string(status.Node), "service", "move", serviceName, string(to))
-		if err := s.await(ctx, "the service to run", whole); err != nil {
+		if err := s.await(ctx, "the service to run", s.whole); err != nil {
 			return err
 		}
 	}
@@ -208,7 +217,7 @@ func (b *bench) watchIdle(ctx context.Context, s *stage) error {
 	if err != nil {
 		return err
 	}
-	for i, node := range lab.Nodes() {
+	for i, node := range s.nodes() {
 		b.idle = append(b.idle, usedBetween(node, before[i], after[i]))
 	}
 	return nil

@@ -23,7 +23,7 @@ import (
 
 func TestConfigIsValidWhateverThePaths(t *testing.T) {
 	for _, exe := range []string{"/usr/bin/ringfence", `/home/a b/"c'd\e/ringfence`, "/tmp/ü/ringfence"} {
-		p := place{Layout: lab.Layout{Dir: "/tmp/it's a lab"}, exe: exe}
+		p := place{Layout: lab.Layout{Dir: "/tmp/it's a lab"}, cast: trio, exe: exe}
 		path := filepath.Join(t.TempDir(), "demo.toml")
 		if err := os.WriteFile(path, []byte(p.configText()), 0o600); err != nil {
 			t.Fatal(err)
@@ -67,10 +67,67 @@ func TestEvidenceIn(t *testing.T) {
 	}
 }
 
+func TestDisturbance(t *testing.T) {
+	for kind, bad := range map[string]bool{
+		"silent": false, "heard": false, "places": false, "leader": false,
+		"fence": true, "ended": true, "certificate": true, "registered": true, "owner": true, "released": true,
+	} {
+		events := []nodeapi.Event{{Kind: "view"}, {Kind: kind, Text: "n1 did " + kind}}
+		if err := disturbance(events, "view"); (err != nil) != bad || bad && !strings.Contains(err.Error(), "n1 did "+kind) {
+			t.Errorf("%s: %v", kind, err)
+		}
+	}
+}
+
+func TestACalmThatNobodyNoticesProvesNothing(t *testing.T) {
+	events := []nodeapi.Event{{Kind: "view"}}
+	for sign, bad := range map[string]bool{"": false, "view": false, "silent": true} {
+		if err := disturbance(events, sign); (err != nil) != bad {
+			t.Errorf("sign %q: %v", sign, err)
+		}
+	}
+}
+
+func TestChoose(t *testing.T) {
+	numbers := func(chosen []scenario) (out []int) {
+		for _, sc := range chosen {
+			out = append(out, sc.number)
+		}
+		return out
+	}
+	chosen, err := choose([]int{6, 1})
+	if diff := cmp.Diff([]int{6, 6, 1}, numbers(chosen)); err != nil || diff != "" {
+		t.Errorf("%v (-want +got)\n%s", err, diff)
+	}
+	all, err := choose(nil)
+	if err != nil || len(all) != len(scenarios()) {
+		t.Errorf("%d scenarios, %v", len(all), err)
+	}
+	together := 0
+	for _, part := range byCast(all) {
+		together += len(part)
+		for _, sc := range part {
+			if sc.cast != part[0].cast {
+				t.Errorf("scenario %d is on the stage of scenario %d", sc.number, part[0].number)
+			}
+		}
+	}
+	if together != len(all) {
+		t.Errorf("%d of %d scenarios have a stage", together, len(all))
+	}
+}
+
 func good(number int) Result {
 	return Result{
 		Scenario: number, Title: "guest killed, host tells", Gap: 120 * time.Millisecond, Recovered: true, On: "n2",
 		Evidence: "death certificate", Baseline: baselineGuestEnds, Overlaps: []judge.Overlap{},
+	}
+}
+
+func calm(number int) Result {
+	return Result{
+		Scenario: number, Title: "guest paused for 1 s", Calm: true, Gap: 1010 * time.Millisecond, Recovered: true, On: "n2",
+		Evidence: "none needed: nothing failed over", Overlaps: []judge.Overlap{},
 	}
 }
 
@@ -87,6 +144,9 @@ func TestReport(t *testing.T) {
 	}{
 		"all well": {[]Result{good(1)}, nil, true, []string{
 			"1   guest killed, host tells   0.12 s         none (< 10ms)   death certificate   on n2       8.90 s", "measured 2026-11-21", "nothing ran twice, in 9.00 s, of which set-up 3.00 s",
+		}},
+		"a calm one": {[]Result{calm(6)}, nil, true, []string{
+			"6   guest paused for 1 s   1.01 s         none (< 10ms)   none needed: nothing failed over   stayed on n2   not measured",
 		}},
 		"an overlap":                   {[]Result{good(1), double}, nil, false, []string{"YES, 0.04 s", "OVERLAP in scenario 2, journal, by time: n1 wrote after n2", "NOT everything went well"}},
 		"not recovered":                {[]Result{lost}, nil, false, []string{"NO", "NOT everything went well"}},
@@ -203,7 +263,7 @@ func TestBenchDocument(t *testing.T) {
 	for _, want := range []string{
 		"# Performance\n\nMeasured 1970-01-01 with `ringfence bench --runs 1`",
 		"| 1 guest killed, host tells, victim is the raft leader | 1 | **0.12 s** | 0.12 s | 0.12 s | < 1.20 s | 8.90 s | death certificate |",
-		"In all 7 runs the service recovered and nothing ran twice",
+		"In all 13 runs the service recovered, or stayed where nothing was to happen, and nothing ran twice",
 		"3 more went well too, but are left out of the table",
 		"| n1 | **50 MB** | 0 MB | **10.0 %** |",
 	} {
@@ -212,7 +272,7 @@ func TestBenchDocument(t *testing.T) {
 		}
 	}
 	b.results[0][0].Recovered = false
-	if text := b.document(); !strings.Contains(text, "**1 of 7 runs did not recover") {
+	if text := b.document(); !strings.Contains(text, "**1 of 13 runs did not recover") {
 		t.Errorf("a failure is not told:\n%s", text)
 	}
 }
@@ -246,10 +306,10 @@ func TestCommandLine(t *testing.T) {
 		code   int
 		stderr string
 	}{
-		"no such scenario":      {"demo --scenario 1,7", 2, "ringfence: --scenario 7: want numbers from 1 to 5, separated by commas\nhint: see `ringfence demo --help`\n"},
+		"no such scenario":      {"demo --scenario 1,9", 2, "ringfence: --scenario 9: want numbers from 1 to 8, separated by commas\nhint: see `ringfence demo --help`\n"},
 		"no runs":               {"demo --runs 0", 2, "ringfence: --runs 0: want 1 to 1000\nhint: see `ringfence demo --help`\n"},
 		"argument to demo":      {"demo now", 2, "ringfence: ringfence demo takes no arguments, and \"now\" is one\nhint: see `ringfence demo --help`\n"},
-		"no such lab command":   {"lab fly", 2, "ringfence: ringfence lab has no command \"fly\"; it has cut, down, exec, heal, host-power-loss, host-power-on, kill, migrate, pause, power-off, power-on, quiet, restore, save, status, unpause, up\nhint: see `ringfence lab --help`\n"},
+		"no such lab command":   {"lab fly", 2, "ringfence: ringfence lab has no command \"fly\"; it has cut, down, exec, heal, host-power-loss, host-power-on, kill, migrate, pause, power-off, power-on, quiet, restore, save, split, status, unpause, up\nhint: see `ringfence lab --help`\n"},
 		"no such node":          {"lab kill n4", 2, "ringfence: ringfence lab kill: \"n4\" is not in the lab; there are n1, n2, n3\nhint: see `ringfence lab kill --help`\n"},
 		"a host is no node":     {"lab cut h1", 2, "ringfence: ringfence lab cut: \"h1\" is not in the lab; there are n1, n2, n3\nhint: see `ringfence lab cut --help`\n"},
 		"no node":               {"lab pause", 2, "ringfence: ringfence lab pause: name at least a node; there are n1, n2, n3\nhint: see `ringfence lab pause --help`\n"},

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -35,17 +34,22 @@ func (d Deps) demoCommand() *cobra.Command {
 		Use:   "demo",
 		Short: "Show on this machine how a cluster survives failures",
 		Long: `Start three hosts and three guests on this machine, in namespaces of their own,
-make them a cluster that runs one service, and let five things go wrong:
+make them a cluster that runs one service, and let six things go wrong; then two
+more in a cluster of two guests and a witness:
 
   1  a guest is killed, and its host tells
   2  a guest dies while its host keeps quiet
   3  a guest is cut off the network
   4  the service's process is killed
   5  all hosts lose power, and get it back
+  6  a guest is paused by its host, for 1 s and for 10 s
+  7  a guest migrates to another host, and is killed there
+  8  two guests are cut off each other, and one of them off the witness too
 
 For each it prints how long the service was away, whether it ever ran twice, and
-which evidence allowed the recovery. It takes less than a minute, needs no root,
-adds nothing to the machine's own network and leaves nothing behind.`,
+which evidence allowed the recovery. Where nothing may happen, it fails if anything
+does. It takes about a minute, needs no root, adds nothing to the machine's own
+network and leaves nothing behind.`,
 		Example: `  ringfence demo
   ringfence demo --scenario 1,3
   ringfence demo --keep`,
@@ -66,8 +70,16 @@ adds nothing to the machine's own network and leaves nothing behind.`,
 	c.Flags().BoolVar(&f.asJSON, "json", false, "print JSON; its fields are stable")
 	c.Flags().BoolVar(&f.keep, "keep", false, "leave the lab running at the end, for `ringfence lab`")
 	// It fails only for a flag that does not exist.
-	_ = c.RegisterFlagCompletionFunc("scenario", cobra.FixedCompletions([]string{"1", "2", "3", "4", "5"}, cobra.ShellCompDirectiveNoFileComp))
+	_ = c.RegisterFlagCompletionFunc("scenario", cobra.FixedCompletions(numbersOf(scenarios()), cobra.ShellCompDirectiveNoFileComp))
 	return c
+}
+
+// numbersOf returns the numbers that --scenario takes.
+func numbersOf(all []scenario) (out []string) {
+	for _, sc := range all {
+		out = append(out, strconv.Itoa(sc.number))
+	}
+	return slices.Compact(out)
 }
 
 func choose(numbers []int) ([]scenario, error) {
@@ -75,47 +87,73 @@ func choose(numbers []int) ([]scenario, error) {
 	if len(numbers) == 0 {
 		return all, nil
 	}
+	most := all[len(all)-1].number
 	var chosen []scenario
 	for _, n := range numbers {
-		i := slices.IndexFunc(all, func(s scenario) bool { return s.number == n })
-		if i < 0 {
-			return nil, fmt.Errorf("--scenario %d: want numbers from 1 to %d, separated by commas", n, len(all))
+		if n < 1 || n > most {
+			return nil, fmt.Errorf("--scenario %d: want numbers from 1 to %d, separated by commas", n, most)
 		}
-		chosen = append(chosen, all[i])
+		for _, sc := range all {
+			if sc.number == n {
+				chosen = append(chosen, sc)
+			}
+		}
 	}
 	return chosen, nil
+}
+
+// byCast parts the scenarios into those that can be played on one stage, in
+// their order.
+func byCast(chosen []scenario) (parts [][]scenario) {
+	for i, sc := range chosen {
+		if i == 0 || sc.cast != chosen[i-1].cast {
+			parts = append(parts, nil)
+		}
+		parts[len(parts)-1] = append(parts[len(parts)-1], sc)
+	}
+	return parts
 }
 
 // errNotWell is the exit code; the table has said what went wrong.
 func errNotWell() error { return errors.New("not everything recovered as it must") }
 
 func (d Deps) runDemo(ctx context.Context, f demoFlags, chosen []scenario) error {
-	began := time.Now()
-	var report Report
-	err := onStage(ctx, d.Err, f.keep, func(s *stage) error {
-		setUp := time.Since(began)
-		s.say("the cluster runs; now things go wrong")
-		results, overlaps, err := s.playAll(ctx, chosen, f.runs)
-		report = newReport(setUp, time.Since(began), results, overlaps)
-		return err
-	})
+	p := newProgress(d.Err)
+	var setUp time.Duration
+	var results []Result
+	var overlaps []judge.Overlap
+	parts := byCast(chosen)
+	var kept bool
+	var err error
+	for i := 0; i < len(parts) && err == nil; i++ {
+		began := time.Now()
+		kept = f.keep && i == len(parts)-1
+		err = onStage(ctx, p, parts[i][0].cast, demoDir(f.keep), kept, func(s *stage) error {
+			setUp += time.Since(began)
+			s.say("the cluster runs; now things go wrong")
+			played, found, err := s.playAll(ctx, parts[i], f.runs)
+			results, overlaps = append(results, played...), append(overlaps, found...)
+			return err
+		})
+	}
 	if ctx.Err() != nil {
 		return errors.New("interrupted; the lab is gone")
 	}
-	if err != nil && len(report.Results) == 0 {
+	if err != nil && len(results) == 0 {
 		return err
 	}
+	report := newReport(setUp, time.Since(p.began), results, overlaps)
 	report.OK = report.OK && err == nil
-	return errors.Join(err, d.writeReport(f, report))
+	return errors.Join(err, d.writeReport(report, f.asJSON, kept))
 }
 
-func (d Deps) writeReport(f demoFlags, report Report) error {
+func (d Deps) writeReport(report Report, asJSON, kept bool) error {
 	write := report.write
-	if f.asJSON {
+	if asJSON {
 		write = report.writeJSON
 	}
 	err := write(d.Out)
-	if f.keep && !f.asJSON {
+	if kept && !asJSON {
 		fmt.Fprintf(d.Out, "The lab goes on: `ringfence lab status`, `ringfence lab exec n1 -- ringfence status`, `ringfence lab down`.\n")
 	}
 	if !report.OK {
@@ -146,21 +184,21 @@ func (s *stage) playAll(ctx context.Context, chosen []scenario, runs int) ([]Res
 	return results, judge.Overlaps(judge.Record{Journal: entries}), err
 }
 
-// onStage starts a lab with a cluster and observers, runs play on it, and takes
-// everything down again. With keep the lab stays when play succeeded.
-func onStage(ctx context.Context, out io.Writer, keep bool, play func(*stage) error) (err error) {
+// onStage starts a lab in dir with a cluster and observers, runs play on it, and
+// takes everything down again. With keep the lab stays unless ctx has ended.
+func onStage(ctx context.Context, p *progress, c cast, dir string, keep bool, play func(*stage) error) (err error) {
 	exe, err := executable()
 	if err != nil {
 		return err
 	}
-	p := newProgress(out)
-	o := options(demoDir(keep), exe, !keep, false, p.say)
+	p.say(c.String())
+	o := options(dir, exe, !keep, c, p.say)
 	l, err := lab.Up(ctx, o)
 	if err != nil {
 		return err
 	}
 	s := &stage{
-		installer: &installer{place: place{Layout: l.Layout, exe: exe}, lab: l, say: p.say},
+		installer: &installer{place: place{Layout: l.Layout, cast: c, exe: exe}, lab: l, say: p.say},
 	}
 	s.records = newRecorder(s.journal())
 	defer func() {

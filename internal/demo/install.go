@@ -26,23 +26,22 @@ const (
 // would on the machines.
 type installer struct {
 	place
-	lab     *lab.Lab
-	say     func(string)
-	movable bool // guests may migrate: every host has a say about all of them
+	lab *lab.Lab
+	say func(string)
 }
 
 // options are those of a lab whose hosts and guests run the shipped binary.
-func options(dir, exe string, attached, movable bool, say func(string)) lab.Options {
-	at := func(l lab.Layout) place { return place{Layout: l, exe: exe} }
+func options(dir, exe string, attached bool, c cast, say func(string)) lab.Options {
+	at := func(l lab.Layout) place { return place{Layout: l, cast: c, exe: exe} }
 	return lab.Options{
-		Dir: dir, Executable: exe, Attached: attached, Movable: movable, GuestsOff: true, Progress: say,
+		Dir: dir, Executable: exe, Attached: attached, Movable: c.movable, GuestsOff: true, Progress: say,
 		GuestCommand: func(l lab.Layout, node cluster.NodeName) []string { return at(l).guestCommand(node) },
 		HostCommand:  func(l lab.Layout, host cluster.HostName) []string { return at(l).hostCommand(host) },
 		Prepare: func(ctx context.Context, l *lab.Lab) error {
-			return (&installer{at(l.Layout), l, say, movable}).prepare(ctx)
+			return (&installer{at(l.Layout), l, say}).prepare(ctx)
 		},
 		Provision: func(ctx context.Context, l *lab.Lab) error {
-			return (&installer{at(l.Layout), l, say, movable}).provision(ctx)
+			return (&installer{at(l.Layout), l, say}).provision(ctx)
 		},
 	}
 }
@@ -72,12 +71,8 @@ func (i *installer) prepare(ctx context.Context) error {
 		return err
 	}
 	for n, host := range lab.Hosts() {
-		guests := lab.Nodes()[n : n+1]
-		if i.movable {
-			guests = lab.Nodes()
-		}
 		allow := []string{"hostd", "allow", i.clusterRecord(), "--data", i.hostData(host)}
-		for _, node := range guests {
+		for _, node := range i.guestsAt(n) {
 			allow = append(allow, "--guest", string(i.GuestID(node)))
 		}
 		if _, err := i.ringfence(ctx, string(host), allow...); err != nil {
@@ -116,16 +111,19 @@ func (i *installer) provision(ctx context.Context) error {
 			return err
 		}
 	}
-	for n, node := range lab.Nodes()[1:] {
-		if err := i.join(ctx, node, lab.Nodes()[:n+2]); err != nil {
+	for n, node := range i.nodes()[1:] {
+		if err := i.join(ctx, node, i.nodes()[:n+2]); err != nil {
 			return err
 		}
+	}
+	if err := i.joinWitness(ctx); err != nil {
+		return err
 	}
 	i.say("applying the configuration")
 	if _, err := i.ringfence(ctx, string(first), "config", "apply", "--yes", i.config()); err != nil {
 		return err
 	}
-	return i.await(ctx, "the service to run", whole)
+	return i.await(ctx, "the service to run", i.whole)
 }
 
 // join makes a data directory for a node on its guest's disk, and starts it.
@@ -149,6 +147,29 @@ func (i *installer) join(ctx context.Context, node cluster.NodeName, then []clus
 		return err
 	}
 	return i.await(ctx, string(node)+" to be a member", func(s nodeapi.Status) string { return missing(s, then...) })
+}
+
+// joinWitness makes the witness and starts it within the hostd of its host,
+// which is started again for that.
+func (i *installer) joinWitness(ctx context.Context) error {
+	if !i.witness {
+		return nil
+	}
+	i.say("joining the witness")
+	first, host := i.nodes()[0], witnessHost()
+	token := filepath.Join(i.Dir, witnessName+".token")
+	if err := i.save(ctx, token, string(first), "token", "create"); err != nil {
+		return err
+	}
+	_, err := i.ringfence(ctx, string(host), "witness", "join", token, i.NodeAddr(first).String(),
+		"--node", witnessName, "--address", i.HostAddr(host).String(), "--data", i.witnessData())
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(i.lab.KillHostd(ctx, host), i.lab.StartHostd(ctx, host)); err != nil {
+		return err
+	}
+	return i.await(ctx, witnessName+" to be a member", func(s nodeapi.Status) string { return missing(s, i.voters()...) })
 }
 
 // await asks the first node that answers until nothing is missing.
@@ -213,8 +234,8 @@ func missing(s nodeapi.Status, nodes ...cluster.NodeName) string {
 }
 
 // whole says what keeps the cluster from being as it should be.
-func whole(s nodeapi.Status) string {
-	if text := missing(s, lab.Nodes()...); text != "" {
+func (c cast) whole(s nodeapi.Status) string {
+	if text := missing(s, c.voters()...); text != "" {
 		return text
 	}
 	if i := slices.IndexFunc(s.Hosts, func(h nodeapi.HostStatus) bool { return !h.Reachable }); i >= 0 {

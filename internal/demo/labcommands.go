@@ -54,7 +54,7 @@ left. So it certifies only ends that it saw, and after a power loss none.`,
 			if err != nil {
 				return err
 			}
-			l, err := lab.Up(c.Context(), options("", exe, false, movable, newProgress(d.Err).say))
+			l, err := lab.Up(c.Context(), options("", exe, false, cast{guests: len(lab.Nodes()), movable: movable}, newProgress(d.Err).say))
 			if err != nil {
 				return err
 			}
@@ -112,9 +112,19 @@ func writeLabStatus(w io.Writer, s lab.Status) error {
 	}
 	fmt.Fprintln(t, "\nNODE\tADDRESS\tHOST\tGUEST\tNETWORK")
 	for _, n := range s.Nodes {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", n.Name, n.Addr, n.Host, n.State, word(n.Cut, "cut off", "connected"))
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", n.Name, n.Addr, n.Host, n.State, network(n))
 	}
 	return t.Flush()
+}
+
+func network(n lab.NodeStatus) string {
+	switch {
+	case n.Cut:
+		return "cut off"
+	case n.Split:
+		return "split"
+	}
+	return "connected"
 }
 
 func word(yes bool, is, isNot string) string {
@@ -174,7 +184,8 @@ func nodeVerbs() []verb {
 	return []verb{
 		{"kill", "Kill guests behind the hypervisor's back", "Kill guests, as when a QEMU crashes; the host notices.", (*lab.Lab).Kill},
 		{"cut", "Cut guests off the network", "Take the guests' links down. They go on running; their channel to the host stays.", (*lab.Lab).Cut},
-		{"heal", "Undo cut", "Bring the guests' links up again.", (*lab.Lab).Heal},
+		{"split", "Cut guests off each other", "Cut guests off each other, and off those that were split before. They still reach everybody else: hosts, a witness, clients.", (*lab.Lab).Split},
+		{"heal", "Undo cut and split", "Bring the guests' links up again, and let them reach each other.", (*lab.Lab).Heal},
 		{"pause", "Pause guests", "Pause guests through the hypervisor: they stand still and do not know.", (*lab.Lab).Pause},
 		{"unpause", "Undo pause", "Let paused guests go on.", (*lab.Lab).Unpause},
 		{"save", "Save guests", "Save guests: they end on their host for now, and their memory is kept there until it loses power. The lab must be movable.", (*lab.Lab).Save},

@@ -20,6 +20,7 @@ const (
 	serviceName = "web"
 	servicePort = 80
 	hostdPort   = 7411
+	witnessName = "w1"
 )
 
 func serviceAddr() netip.Addr { return netip.AddrFrom4([4]byte{10, 77, 0, 100}) }
@@ -27,6 +28,7 @@ func serviceAddr() netip.Addr { return netip.AddrFrom4([4]byte{10, 77, 0, 100}) 
 // place says where everything of the demo is in a lab.
 type place struct {
 	lab.Layout
+	cast
 	exe string // the shipped binary
 }
 
@@ -37,6 +39,11 @@ func (p place) nodeData(node cluster.NodeName) string {
 func (p place) hostData(host cluster.HostName) string {
 	return filepath.Join(p.HostDir(host), "ringfence")
 }
+
+// witnessHost is where the witness runs: no voter starts there.
+func witnessHost() cluster.HostName { return lab.Hosts()[len(lab.Hosts())-1] }
+
+func (p place) witnessData() string { return filepath.Join(p.HostDir(witnessHost()), "witness") }
 
 // hostRecord and clusterRecord are the public records that hosts and cluster
 // give each other.
@@ -57,7 +64,11 @@ func (p place) guestCommand(node cluster.NodeName) []string {
 }
 
 func (p place) hostCommand(host cluster.HostName) []string {
-	return []string{p.exe, "hostd", "run", "--data", p.hostData(host), "--driver", "proc", "--driver-config", p.HostProcConfig(host)}
+	argv := []string{p.exe, "hostd", "run", "--data", p.hostData(host), "--driver", "proc", "--driver-config", p.HostProcConfig(host)}
+	if p.witness && host == witnessHost() {
+		argv = append(argv, "--witness", p.witnessData(), "--witness-run-dir", filepath.Join(p.HostDir(host), "run"))
+	}
+	return argv
 }
 
 func (p place) observeCommand() []string {
@@ -69,13 +80,13 @@ func (p place) observeCommand() []string {
 func (p place) configText() string {
 	var text strings.Builder
 	fmt.Fprintf(&text, "[cluster]\nname = %q\n", clusterName)
-	for _, node := range lab.Nodes() {
+	for _, node := range p.nodes() {
 		fmt.Fprintf(&text, "\n[[node]]\nname = %q\nfence = [[%q]]\n", string(node), cluster.FenceHostd)
 	}
 	fmt.Fprintf(&text, `
 [[service]]
 name = %q
-nodes = ["n1", "n2", "n3"]
+nodes = %s
 
   [[service.resource]]
   name = "address"
@@ -89,7 +100,7 @@ nodes = ["n1", "n2", "n3"]
     [service.resource.params]
     shell = "true"
     command = %s
-`, serviceName, serviceAddr(), tomlString(p.serviceCommand()))
+`, serviceName, tomlStrings(p.nodes()), serviceAddr(), tomlString(p.serviceCommand()))
 	return text.String()
 }
 
@@ -99,6 +110,15 @@ func (p place) serviceCommand() string {
 }
 
 func shellWord(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
+
+// tomlStrings writes an array of basic strings.
+func tomlStrings[S ~string](all []S) string {
+	var out []string
+	for _, s := range all {
+		out = append(out, tomlString(string(s)))
+	}
+	return "[" + strings.Join(out, ", ") + "]"
+}
 
 // tomlString writes a basic string of TOML.
 func tomlString(s string) string {

@@ -16,7 +16,6 @@ import (
 
 	"ringfence/internal/cluster"
 	"ringfence/internal/demo/trace"
-	"ringfence/internal/lab"
 )
 
 // useVerb is the hidden command that prints what a guest's processes use.
@@ -57,7 +56,7 @@ func usedBetween(node cluster.NodeName, before, after guestUse) nodeUse {
 
 // use asks each guest.
 func (s *stage) use(ctx context.Context) (out []guestUse, err error) {
-	for _, node := range lab.Nodes() {
+	for _, node := range s.nodes() {
 		text, err := s.ringfence(ctx, string(node), useVerb)
 		if err != nil {
 			return nil, err

@@ -48,7 +48,7 @@ func (r Report) write(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	fmt.Fprintf(t, "\n\tSCENARIO\tSERVICE AWAY\tOVERLAP\tEVIDENCE\tRECOVERED\t%s*\n", baselineName)
 	for _, one := range r.Results {
-		fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%s\t%s\t%s\n", one.Scenario, one.Title, seconds(one.Gap), overlap(one.Overlaps), one.Evidence, recovered(one), seconds(one.Baseline))
+		fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%s\t%s\t%s\n", one.Scenario, one.Title, seconds(one.Gap), overlap(one.Overlaps), one.Evidence, recovered(one), baseline(one.Baseline))
 	}
 	if err := t.Flush(); err != nil {
 		return err
@@ -68,6 +68,7 @@ func (r Report) write(w io.Writer) error {
 Judged from outside alone: a client asked each 20 ms, a sniffer listened on the bridge,
 and the service wrote each %v to a journal that all guests share: less overlap than
 that cannot be seen. After the power loss the time counts from the return of power.
+Where the service stayed, nothing was fenced or ended, and one process served all the time.
 * and Corosync 3.1.7, defaults, measured %s on this kind of machine.
 
 %s in %s, of which set-up %s.
@@ -100,7 +101,17 @@ func recovered(r Result) string {
 	if !r.Recovered {
 		return "NO"
 	}
+	if r.Calm {
+		return "stayed on " + string(r.On)
+	}
 	return "on " + string(r.On)
+}
+
+func baseline(d time.Duration) string {
+	if d == 0 {
+		return "not measured"
+	}
+	return seconds(d)
 }
 
 func seconds(d time.Duration) string {

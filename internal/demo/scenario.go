@@ -2,6 +2,7 @@ package demo
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"ringfence/internal/cluster"
@@ -10,15 +11,20 @@ import (
 	"ringfence/internal/lab"
 )
 
-// scenario is one thing that goes wrong, and how it is put right again.
+// scenario is one thing that goes wrong, and how it is put right again. Those of
+// one number are played one after another.
 type scenario struct {
 	number   int
+	cast     cast
 	title    string
 	what     string // said while it happens; %s is the victim
 	baseline time.Duration
 	goal     time.Duration // of DESIGN section 9; bench shows it
 	cold     bool          // everything loses power; the gap counts from its return
 	inPlace  bool          // the service comes back where it was: no evidence is needed
+	calm     bool          // nothing may fail over: the service stays as it is
+	sign     string        // of a calm one: the kind of event by which the cluster notices it
+	lasts    time.Duration // how long from the fault on it is watched at least before it is repaired
 
 	// fault injects it and returns when.
 	fault func(ctx context.Context, s *stage, victim cluster.NodeName) (time.Duration, error)
@@ -30,9 +36,14 @@ type scenario struct {
 const outage = 300 * time.Millisecond
 
 func scenarios() []scenario {
+	return slices.Concat(failures(), pauses(), migrations(), splits())
+}
+
+// failures are what three guests survive that stay where they are.
+func failures() []scenario {
 	return []scenario{
 		{
-			number: 1, title: "guest killed, host tells", what: "killing guest %s",
+			number: 1, cast: trio, title: "guest killed, host tells", what: "killing guest %s",
 			baseline: baselineGuestEnds, goal: 300 * time.Millisecond,
 			fault: func(ctx context.Context, s *stage, victim cluster.NodeName) (time.Duration, error) {
 				at := trace.Now()
@@ -41,7 +52,7 @@ func scenarios() []scenario {
 			repair: powerOn,
 		},
 		{
-			number: 2, title: "guest dies, host keeps quiet", what: "killing guest %s, of which its host tells nobody",
+			number: 2, cast: trio, title: "guest dies, host keeps quiet", what: "killing guest %s, of which its host tells nobody",
 			baseline: baselineGuestEnds, goal: 2 * time.Second,
 			fault: func(ctx context.Context, s *stage, victim cluster.NodeName) (time.Duration, error) {
 				if err := setQuiet(ctx, s, victim, true); err != nil {
@@ -58,7 +69,7 @@ func scenarios() []scenario {
 			},
 		},
 		{
-			number: 3, title: "guest cut off the network", what: "cutting guest %s off the network",
+			number: 3, cast: trio, title: "guest cut off the network", what: "cutting guest %s off the network",
 			baseline: baselineCutOff, goal: 2500 * time.Millisecond,
 			fault: func(ctx context.Context, s *stage, victim cluster.NodeName) (time.Duration, error) {
 				at := trace.Now()
@@ -72,7 +83,7 @@ func scenarios() []scenario {
 			},
 		},
 		{
-			number: 4, title: "service process killed", what: "killing the service's process on %s",
+			number: 4, cast: trio, title: "service process killed", what: "killing the service's process on %s",
 			baseline: baselineProcessEnds, goal: 300 * time.Millisecond, inPlace: true,
 			fault: func(ctx context.Context, s *stage, victim cluster.NodeName) (time.Duration, error) {
 				at := trace.Now()
@@ -81,7 +92,7 @@ func scenarios() []scenario {
 			},
 		},
 		{
-			number: 5, title: "cold start after power loss", what: "taking the power from all hosts, then giving it back",
+			number: 5, cast: trio, title: "cold start after power loss", what: "taking the power from all hosts, then giving it back",
 			baseline: baselineColdStart, goal: 4 * time.Second, cold: true,
 			fault: coldStart,
 		},
@@ -103,14 +114,9 @@ func powerOn(ctx context.Context, s *stage, victim cluster.NodeName) error {
 	if err == nil {
 		return nil
 	}
-	status, statusErr := s.lab.Status(ctx)
-	if statusErr != nil {
-		return err
-	}
-	for _, node := range status.Nodes {
-		if node.Name == victim && node.State == hypervisor.StateRunning {
-			return nil // the cluster was faster: it fenced that guest
-		}
+	guest, statusErr := s.guest(ctx, victim)
+	if statusErr == nil && guest.State == hypervisor.StateRunning {
+		return nil // the cluster was faster: it fenced that guest
 	}
 	return err
 }

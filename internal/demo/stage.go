@@ -12,7 +12,6 @@ import (
 	"ringfence/internal/cluster"
 	"ringfence/internal/demo/judge"
 	"ringfence/internal/demo/trace"
-	"ringfence/internal/lab"
 	"ringfence/internal/nodeapi"
 )
 
@@ -40,22 +39,28 @@ type Result struct {
 	Victim cluster.NodeName `json:"victim,omitempty"`
 	// RaftLeader says whether the victim led the store's consensus.
 	RaftLeader bool `json:"raft_leader"`
+	// Calm: what was done must change nothing; the service stays where it is.
+	Calm bool `json:"calm,omitempty"`
 	// Gap is the longest time without a successful answer to the client,
 	// JournalGap the longest without a line of the service.
 	Gap        time.Duration   `json:"gap_ns"`
 	JournalGap time.Duration   `json:"journal_gap_ns"`
 	Overlaps   []judge.Overlap `json:"overlaps"`
-	Recovered  bool            `json:"recovered"`
-	// On is where the service recovered.
+	// Recovered: the service came back, or, if Calm, was never run by another
+	// process.
+	Recovered bool `json:"recovered"`
+	// On is where the service is at the end.
 	On       cluster.NodeName `json:"on,omitempty"`
 	Evidence string           `json:"evidence"`
-	Baseline time.Duration    `json:"baseline_ns"`
+	// Baseline is 0 where it was not measured.
+	Baseline time.Duration `json:"baseline_ns"`
 	// Lines, Questions and Claims count what the verdict rests on: lines of the
 	// journal, questions of the client, claims of the address.
 	Lines     int `json:"journal_lines"`
 	Questions int `json:"client_questions"`
 	Claims    int `json:"address_claims"`
-	// Fault says what kept the scenario from being played to its end.
+	// Fault says what kept the scenario from being played to its end, or what
+	// the cluster did though nothing was to happen.
 	Fault string `json:"fault,omitempty"`
 }
 
@@ -65,7 +70,7 @@ func (r Result) OK() bool { return r.Recovered && len(r.Overlaps) == 0 && r.Faul
 // play plays one scenario on a whole cluster and leaves a whole one. An error
 // means that it could not be played; that something did not recover is a Result.
 func (s *stage) play(ctx context.Context, sc scenario) (Result, error) {
-	r := Result{Scenario: sc.number, Title: sc.title, Baseline: sc.baseline, Overlaps: []judge.Overlap{}}
+	r := Result{Scenario: sc.number, Title: sc.title, Calm: sc.calm, Baseline: sc.baseline, Overlaps: []judge.Overlap{}}
 	if err := errors.Join(s.records.begin(), pause(ctx, settleTime)); err != nil {
 		return r, err
 	}
@@ -88,11 +93,13 @@ func (s *stage) play(ctx context.Context, sc scenario) (Result, error) {
 	if err != nil {
 		return r, fmt.Errorf("scenario %d: %w", sc.number, err)
 	}
-	if err := s.awaitOther(ctx, former); err != nil {
-		r.Fault = err.Error()
+	if !sc.calm {
+		if err := s.awaitOther(ctx, former); err != nil {
+			r.Fault = err.Error()
+		}
 	}
-	if ctx.Err() != nil {
-		return r, ctx.Err()
+	if err := pause(ctx, at+sc.lasts-trace.Now()); err != nil {
+		return r, err
 	}
 	return s.finish(ctx, sc, r, judge.Window{Fault: at, Cold: sc.cold}, before)
 }
@@ -101,10 +108,13 @@ func (s *stage) play(ctx context.Context, sc scenario) (Result, error) {
 func (s *stage) finish(ctx context.Context, sc scenario, r Result, w judge.Window, before nodeapi.Status) (Result, error) {
 	r.Evidence = s.evidence(ctx, sc, r.Victim, before.Revision)
 	var faults []error
+	if sc.calm {
+		faults = append(faults, s.undisturbed(ctx, sc, before))
+	}
 	if sc.repair != nil {
 		faults = append(faults, sc.repair(ctx, s, r.Victim))
 	}
-	faults = append(faults, s.await(ctx, "the cluster to be whole again", whole), pause(ctx, settleTime))
+	faults = append(faults, s.await(ctx, "the cluster to be whole again", s.whole), pause(ctx, settleTime))
 	w.End = trace.Now()
 	record, err := s.records.record()
 	if err != nil {
@@ -112,6 +122,9 @@ func (s *stage) finish(ctx context.Context, sc scenario, r Result, w judge.Windo
 	}
 	v := judge.Judge(record, w)
 	r.Gap, r.JournalGap, r.Recovered, r.On = v.Gap, v.JournalGap, v.Recovered, v.After.Node
+	if sc.calm {
+		r.Recovered = v.Stayed
+	}
 	r.Overlaps = append(r.Overlaps, v.Overlaps...)
 	r.Lines, r.Questions, r.Claims = len(record.Journal), len(record.Answers), len(record.Claims)
 	faults = append(faults, blind(record, v))
@@ -148,6 +161,8 @@ func (r Result) sentence() string {
 		return "OVERLAP: " + r.Overlaps[0].Text
 	case !r.Recovered:
 		return "not recovered"
+	case r.Calm:
+		return fmt.Sprintf("the service was away for %s and stayed on %s; evidence: %s", seconds(r.Gap), r.On, r.Evidence)
 	}
 	return fmt.Sprintf("the service was away for %s, is back on %s; evidence: %s", seconds(r.Gap), r.On, r.Evidence)
 }
@@ -176,12 +191,15 @@ func (s *stage) awaitOther(ctx context.Context, former trace.Identity) error {
 // evidence returns what the cluster says proved the end of the boots that the
 // fault ended.
 func (s *stage) evidence(ctx context.Context, sc scenario, victim cluster.NodeName, since cluster.Revision) string {
-	if sc.inPlace {
+	switch {
+	case sc.inPlace:
 		return "none needed: restarted in place"
+	case sc.calm:
+		return "none needed: nothing failed over"
 	}
 	// A daemon that has just started tells no events of before: another may.
 	found, err := "none recorded", error(nil)
-	for _, node := range lab.Nodes() {
+	for _, node := range s.nodes() {
 		events, askErr := s.eventsOf(ctx, node, since)
 		if text := evidenceIn(events, victim); text != "" {
 			return text
@@ -192,6 +210,40 @@ func (s *stage) evidence(ctx context.Context, sc scenario, victim cluster.NodeNa
 		found += ": " + err.Error()
 	}
 	return found
+}
+
+// undisturbed is an error if the cluster did anything about its nodes or the
+// owner of the service since then, or did not notice what was done.
+func (s *stage) undisturbed(ctx context.Context, sc scenario, before nodeapi.Status) error {
+	status, err := s.status(ctx)
+	if err != nil {
+		return err
+	}
+	was, _ := before.Service(serviceName)
+	is, _ := status.Service(serviceName)
+	if is.Node != was.Node || is.Generation != was.Generation {
+		return fmt.Errorf("%s went from %s, generation %d, to %s, generation %d", serviceName, was.Node, was.Generation, is.Node, is.Generation)
+	}
+	events, err := s.eventsOf(ctx, status.Node, before.Revision)
+	if err != nil {
+		return err
+	}
+	return disturbance(events, sc.sign)
+}
+
+// disturbance is an error that names the first event that ends a boot, is meant
+// to, or gives the service to another; or the sign that is not there.
+func disturbance(events []nodeapi.Event, sign string) error {
+	if sign != "" && !slices.ContainsFunc(events, func(e nodeapi.Event) bool { return e.Kind == sign }) {
+		return fmt.Errorf("the cluster noticed nothing: there is no event of the kind %q", sign)
+	}
+	for _, e := range events {
+		switch e.Kind {
+		case "fence", "ended", "certificate", "registered", "owner", "released":
+			return fmt.Errorf("nothing was to happen, but: %s", e.Text)
+		}
+	}
+	return nil
 }
 
 // evidenceIn finds the evidence in the events, "" for none; an empty victim means

@@ -121,7 +121,14 @@ func (l *Lab) Cut(ctx context.Context, nodes ...cluster.NodeName) error {
 	return l.do(ctx, verbCut, request{Nodes: nodes})
 }
 
-// Heal undoes Cut.
+// Split cuts the nodes' guests off each other, and off all that were split
+// before; everybody else they still reach. It holds until Heal, or as long as
+// the life lasts.
+func (l *Lab) Split(ctx context.Context, nodes ...cluster.NodeName) error {
+	return l.do(ctx, verbSplit, request{Nodes: nodes})
+}
+
+// Heal undoes Cut and Split.
 func (l *Lab) Heal(ctx context.Context, nodes ...cluster.NodeName) error {
 	return l.do(ctx, verbHeal, request{Nodes: nodes})
 }

@@ -79,6 +79,19 @@ func (g guest) start(ctx context.Context) error {
 	return err
 }
 
+// split sets whether the guest is cut off the other split ones. One without a
+// life has no link; that it shall not be split is no error.
+func (g guest) split(ctx context.Context, on bool) error {
+	_, _, err := g.running(ctx)
+	if !on && errors.Is(err, hypervisor.ErrNotRunning) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return isolate(linkOf(g.host.name, g.node), on)
+}
+
 func (g guest) status(ctx context.Context) (NodeStatus, error) {
 	layout := g.host.supervisor.layout
 	status := NodeStatus{Name: g.node, Host: g.host.name, Addr: layout.NodeAddr(g.node), Guest: g.id, State: hypervisor.StateOff}
@@ -94,6 +107,8 @@ func (g guest) status(ctx context.Context) (NodeStatus, error) {
 	status.State, status.Life, status.Cut = state.State, state.Life, !allowed
 	if state.Life != "" {
 		status.Boot = driver.BootOf(state.Life)
+		// The link goes a moment before the life: then nothing is split.
+		status.Split, _ = isolated(linkOf(g.host.name, g.node))
 	}
 	return status, err
 }

@@ -41,6 +41,7 @@ func TestLab(t *testing.T) {
 	t.Run("exec ends with its ctx", b.testExecEnds)
 	t.Run("guests and hosts reach each other", b.testPing)
 	t.Run("cut and heal", b.testCut)
+	t.Run("split and heal", b.testSplit)
 	t.Run("a paused guest is silent and still", b.testPause)
 	t.Run("a killed guest ends and its host sees it", b.testKill)
 	t.Run("a quiet host tells nothing until it speaks again", b.testQuiet)
@@ -250,6 +251,33 @@ func (b *bench) testCut(t *testing.T) {
 		t.Errorf("status of a cut node: %+v", node)
 	}
 	must(t, b.lab.Heal(ctxOf(t), "n1"))
+	b.want(t, "n2", "10.77.0.1", true)
+}
+
+func (b *bench) testSplit(t *testing.T) {
+	must(t, b.lab.Split(ctxOf(t), "n1", "n2"))
+	b.want(t, "n1", "10.77.0.2", false)
+	b.want(t, "n2", "10.77.0.1", false)
+	for _, node := range []string{"n1", "n2"} {
+		b.want(t, node, "10.77.0.3", true)
+		b.want(t, node, "10.77.0.101", true)
+	}
+	b.want(t, "h3", "10.77.0.2", true)
+	if nodes := b.status(t).Nodes; !nodes[0].Split || !nodes[1].Split || nodes[2].Split || nodes[0].Cut {
+		t.Errorf("status of two split nodes: %+v", nodes)
+	}
+	must(t, b.lab.Cut(ctxOf(t), "n1"))
+	must(t, b.lab.Heal(ctxOf(t), "n1", "n2"))
+	b.want(t, "n1", "10.77.0.2", true)
+	if nodes := b.status(t).Nodes; nodes[0].Split || nodes[1].Split {
+		t.Errorf("status after heal: %+v", nodes)
+	}
+	must(t, b.lab.PowerOff(ctxOf(t), "n1"))
+	if err := b.lab.Split(ctxOf(t), "n1"); err == nil {
+		t.Error("a guest that is off has no link to split")
+	}
+	must(t, b.lab.Heal(ctxOf(t), "n1"))
+	must(t, b.lab.PowerOn(ctxOf(t), "n1"))
 	b.want(t, "n2", "10.77.0.1", true)
 }
 

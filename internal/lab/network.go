@@ -80,6 +80,25 @@ func unplug(name string) error {
 	return err
 }
 
+// isolate makes a port of the bridge pass nothing to and from other isolated
+// ports, or undoes it. Hosts are no ports: the bridge itself has their addresses.
+func isolate(name string, on bool) error {
+	return setLink(name, func(link netlink.Link) error { return netlink.LinkSetIsolated(link, on) })
+}
+
+// isolated reports what isolate last said of the link as it is.
+func isolated(name string) (bool, error) {
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return false, fmt.Errorf("find link %s: %w", name, err)
+	}
+	port, err := netlink.LinkGetProtinfo(link)
+	if err != nil {
+		return false, fmt.Errorf("look at link %s: %w", name, err)
+	}
+	return port.Isolated, nil
+}
+
 func setLink(name string, set func(netlink.Link) error) error {
 	link, err := netlink.LinkByName(name)
 	if err != nil {

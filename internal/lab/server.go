@@ -55,7 +55,12 @@ func (s *supervisor) verbs() map[string]func(context.Context, request) error {
 		verbRestore:  s.withDriver((*proc.Driver).Restore),
 		verbMigrate:  s.migrate,
 		verbCut:      s.setLinks(false),
-		verbHeal:     s.setLinks(true),
+		verbSplit: func(ctx context.Context, r request) error {
+			return s.eachNode(ctx, r, func(g guest) error { return g.split(ctx, true) })
+		},
+		verbHeal: func(ctx context.Context, r request) error {
+			return errors.Join(s.setLinks(true)(ctx, r), s.eachNode(ctx, r, func(g guest) error { return g.split(ctx, false) }))
+		},
 		verbDown: func(context.Context, request) error {
 			s.once.Do(func() { close(s.down) })
 			return nil

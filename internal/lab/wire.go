@@ -38,6 +38,7 @@ const (
 	verbPowerOff      = "power-off"
 	verbKill          = "kill"
 	verbCut           = "cut"
+	verbSplit         = "split"
 	verbHeal          = "heal"
 	verbPause         = "pause"
 	verbUnpause       = "unpause"
@@ -99,6 +100,7 @@ type NodeStatus struct {
 	Life  cluster.LifeID        `json:"life,omitempty"`
 	Boot  cluster.BootID        `json:"boot,omitempty"`
 	Cut   bool                  `json:"cut"`
+	Split bool                  `json:"split"`
 }
 
 // A frame of exec is a kind, the length as 4 bytes big-endian, and the data.

@@ -9,6 +9,7 @@
 package judge
 
 import (
+	"slices"
 	"time"
 
 	"ringfence/internal/cluster"
@@ -50,6 +51,9 @@ type Verdict struct {
 	// Recovered: after the fault another process of the service answered, and
 	// the service still answered at the end.
 	Recovered bool
+	// Stayed: nobody but the process from before the fault answered or wrote,
+	// and it still answered at the end.
+	Stayed bool
 	// Before answered the last question from before the fault, After the last
 	// of all; zero if there was none.
 	Before, After trace.Identity
@@ -78,8 +82,16 @@ func Judge(r Record, w Window) Verdict {
 		}
 	}
 	v.Gap, v.JournalGap = w.gap(good), w.gap(stamps)
-	v.Recovered = v.After.Run != "" && v.After != v.Before && len(good) > 0 && w.End-good[len(good)-1] < stillAnswering
+	answering := v.After.Run != "" && w.End-good[len(good)-1] < stillAnswering
+	v.Recovered = answering && v.After != v.Before
+	v.Stayed = answering && onlyBy(r, v.Before)
 	return v
+}
+
+// onlyBy reports whether every answer and every line is of this process.
+func onlyBy(r Record, id trace.Identity) bool {
+	return !slices.ContainsFunc(r.Answers, func(a trace.Answer) bool { return a.From != nil && *a.From != id }) &&
+		!slices.ContainsFunc(r.Journal, func(e trace.Entry) bool { return e.Identity != id })
 }
 
 // gap returns the longest silence that reaches beyond the fault. The times

@@ -77,43 +77,69 @@ func TestGap(t *testing.T) {
 		window    Window
 		gap       time.Duration
 		recovered bool
+		stayed    bool
 	}{
 		"counts from the last answer before the fault": {
-			slices.Concat(answers(first, 0, 100*ms), answers(second, 500*ms, 1000*ms)), Window{Fault: 300 * ms, End: 1001 * ms}, 400 * ms, true,
+			slices.Concat(answers(first, 0, 100*ms), answers(second, 500*ms, 1000*ms)), Window{Fault: 300 * ms, End: 1001 * ms}, 400 * ms, true, false,
 		},
 		"after a power loss of all counts from the return of power": {
-			slices.Concat(answers(first, 0, 100*ms), answers(second, 500*ms, 1000*ms)), Window{Fault: 300 * ms, End: 1001 * ms, Cold: true}, 201 * ms, true,
+			slices.Concat(answers(first, 0, 100*ms), answers(second, 500*ms, 1000*ms)), Window{Fault: 300 * ms, End: 1001 * ms, Cold: true}, 201 * ms, true, false,
 		},
 		"the longest of several": {
 			slices.Concat(answers(first, 0, 100*ms), answers(second, 200*ms, 300*ms), answers(second, 900*ms, 1000*ms)),
 			Window{Fault: 110 * ms, End: 1001 * ms},
-			600 * ms, true,
+			600 * ms, true, false,
 		},
 		"one that lasts to the end is no recovery": {
-			slices.Concat(answers(first, 0, 100*ms), answers(second, 200*ms, 300*ms)), Window{Fault: 110 * ms, End: 5001 * ms}, 4700 * ms, false,
+			slices.Concat(answers(first, 0, 100*ms), answers(second, 200*ms, 300*ms)), Window{Fault: 110 * ms, End: 5001 * ms}, 4700 * ms, false, false,
 		},
-		"no answer at all": {silence(0, 1000*ms), Window{Fault: 100 * ms, End: 1000 * ms}, 900 * ms, false},
+		"no answer at all": {silence(0, 1000*ms), Window{Fault: 100 * ms, End: 1000 * ms}, 900 * ms, false, false},
 		"a service that nothing happened to did not recover": {
-			answers(first, 0, 1000*ms), Window{Fault: 500 * ms, End: 1001 * ms}, 20 * ms, false,
+			answers(first, 0, 1000*ms), Window{Fault: 500 * ms, End: 1001 * ms}, 20 * ms, false, true,
 		},
 		"a service that was restarted in place did": {
-			slices.Concat(answers(first, 0, 100*ms), answers(again, 200*ms, 1000*ms)), Window{Fault: 110 * ms, End: 1001 * ms}, 100 * ms, true,
+			slices.Concat(answers(first, 0, 100*ms), answers(again, 200*ms, 1000*ms)), Window{Fault: 110 * ms, End: 1001 * ms}, 100 * ms, true, false,
 		},
 		"who was asked before the fault did not recover from it": {
-			[]trace.Answer{{Sent: 90 * ms, Done: 120 * ms, From: &first}}, Window{Fault: 100 * ms, End: 200 * ms}, 80 * ms, false,
+			[]trace.Answer{{Sent: 90 * ms, Done: 120 * ms, From: &first}}, Window{Fault: 100 * ms, End: 200 * ms}, 80 * ms, false, false,
 		},
 		"what comes after the end does not count": {
-			slices.Concat(answers(first, 0, 100*ms), answers(second, 3000*ms, 4000*ms)), Window{Fault: 110 * ms, End: 2101 * ms}, 2000 * ms, false,
+			slices.Concat(answers(first, 0, 100*ms), answers(second, 3000*ms, 4000*ms)), Window{Fault: 110 * ms, End: 2101 * ms}, 2000 * ms, false, false,
 		},
 		"earlier gaps are not this fault's": {
 			slices.Concat(answers(first, 0, 100*ms), answers(first, 900*ms, 1000*ms), answers(second, 1100*ms, 2000*ms)),
 			Window{Fault: 1010 * ms, End: 2001 * ms},
-			100 * ms, true,
+			100 * ms, true, false,
 		},
 	} {
 		got := Judge(Record{Answers: c.answers}, c.window)
-		if got.Gap != c.gap || got.Recovered != c.recovered {
-			t.Errorf("%s: gap %v, recovered %v; want %v, %v", name, got.Gap, got.Recovered, c.gap, c.recovered)
+		if got.Gap != c.gap || got.Recovered != c.recovered || got.Stayed != c.stayed {
+			t.Errorf("%s: gap %v, recovered %v, stayed %v; want %v, %v, %v", name, got.Gap, got.Recovered, got.Stayed, c.gap, c.recovered, c.stayed)
+		}
+	}
+}
+
+// TestStayed spoils a service that goes on through a fault.
+func TestStayed(t *testing.T) {
+	for name, c := range map[string]struct {
+		spoil func(*Record)
+		want  bool
+	}{
+		"it went on":               {func(*Record) {}, true},
+		"it was away for a while":  {func(r *Record) { r.Answers = slices.Concat(answers(first, 0, 400*ms), answers(first, 800*ms, 2000*ms)) }, true},
+		"it does not answer again": {func(r *Record) { r.Answers = answers(first, 0, 400*ms); r.Journal = nil }, false},
+		"another wrote a line": {func(r *Record) {
+			r.Journal = slices.Insert(r.Journal, 60, lines(second, 600*ms, 610*ms)...)
+		}, false},
+		"another answered in between": {func(r *Record) {
+			r.Answers = slices.Insert(r.Answers, 30, answers(again, 600*ms, 620*ms)...)
+		}, false},
+		"nobody was there before": {func(r *Record) { r.Answers = answers(first, 520*ms, 2000*ms) }, false},
+	} {
+		r := Record{Journal: lines(first, 0, 2000*ms), Answers: answers(first, 0, 2000*ms)}
+		c.spoil(&r)
+		if got := Judge(r, Window{Fault: 500 * ms, End: 2001 * ms}).Stayed; got != c.want {
+			t.Errorf("%s: stayed %v, want %v", name, got, c.want)
 		}
 	}
 }

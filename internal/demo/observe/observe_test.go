@@ -15,6 +15,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/mdlayher/packet"
@@ -157,13 +158,17 @@ func TestRun(t *testing.T) {
 	lines := &printer{json: json.NewEncoder(to), failed: cancel}
 	done := make(chan error, 1)
 	go func() { done <- sniffer.run(ctx, lines) }()
-	if _, err := peer.WriteTo(arpFrame(arpRequest, vip, vip), &packet.Addr{HardwareAddr: net.HardwareAddr{255, 255, 255, 255, 255, 255}}); err != nil {
-		t.Fatal(err)
-	}
+	go func() { // until the test is over: a port that has just come up loses frames
+		for ctx.Err() == nil {
+			_, _ = peer.WriteTo(arpFrame(arpRequest, vip, vip), &packet.Addr{HardwareAddr: net.HardwareAddr{255, 255, 255, 255, 255, 255}})
+			time.Sleep(10 * time.Millisecond)
+		}
+	}()
 	line, err := bufio.NewReader(from).ReadBytes('\n')
 	if err != nil {
 		t.Fatal(err)
 	}
+	from.Close() // nobody reads the claims that follow
 	o, err := trace.ParseObservation(line)
 	if err != nil || o.Claim == nil || o.Claim.MAC != mac.String() || o.Claim.Kind != "gratuitous" {
 		t.Errorf("heard %s (%v)", line, err)

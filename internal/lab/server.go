@@ -56,6 +56,12 @@ func (s *supervisor) verbs() map[string]func(context.Context, request) error {
 		verbMigrate:  s.migrate,
 		verbCut:      s.setLinks(false),
 		verbHeal:     s.setLinks(true),
+		verbCutHost: func(_ context.Context, r request) error {
+			return s.eachHost(r, func(h *host) error { return h.setAddr(removeHostAddr) })
+		},
+		verbHealHost: func(_ context.Context, r request) error {
+			return s.eachHost(r, func(h *host) error { return h.setAddr(addHostAddr) })
+		},
 		verbDown: func(context.Context, request) error {
 			s.once.Do(func() { close(s.down) })
 			return nil

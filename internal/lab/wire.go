@@ -39,6 +39,8 @@ const (
 	verbKill          = "kill"
 	verbCut           = "cut"
 	verbHeal          = "heal"
+	verbCutHost       = "cut-host"
+	verbHealHost      = "heal-host"
 	verbPause         = "pause"
 	verbUnpause       = "unpause"
 	verbMigrate       = "migrate"

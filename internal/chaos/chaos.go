@@ -246,11 +246,28 @@ func (r *run) lacks(ctx context.Context) string {
 func (r *run) clean() (bool, error) {
 	for _, name := range r.bed.Services() {
 		record, err := r.bed.Record(name)
+		record.Claims = upTo(record)
 		if err != nil || len(judge.Overlaps(record)) > 0 {
 			return false, err
 		}
 	}
 	return true, nil
+}
+
+// upTo returns the claims up to the last line of the journal: who claims an
+// address is about to write, and until then no line says that the owner changed.
+func upTo(record judge.Record) []trace.Claim {
+	var last time.Duration
+	for _, e := range record.Journal {
+		last = max(last, e.At)
+	}
+	var out []trace.Claim
+	for _, c := range record.Claims {
+		if c.At <= last {
+			out = append(out, c)
+		}
+	}
+	return out
 }
 
 // say tells a step with the time since the faults began.

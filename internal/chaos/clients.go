@@ -161,8 +161,8 @@ func (c *client) do(ctx context.Context, o *op) {
 		err = c.ask(ctx, o)
 	}
 	o.Outcome = outcomeOf(err)
-	if c.shipped && o.Outcome != ok {
-		o.Outcome = unknown // one exit code means several things
+	if c.shipped && err != nil {
+		o.Outcome = outcomeOfText(err.Error())
 	}
 	if err != nil {
 		o.Err = err.Error()
@@ -224,16 +224,13 @@ func (c *client) apply(ctx context.Context, o *op) error {
 	if err != nil {
 		return err
 	}
-	text1 := string(out)
-	if strings.HasPrefix(text1, "nothing to change") {
-		return nil
+	_, after, applied := strings.Cut(string(out), "the configuration is applied, at revision ")
+	if !applied {
+		return nil // it says that there was nothing to change
 	}
-	_, after, _ := strings.Cut(text1, ", at revision ")
-	if _, err := fmt.Sscanf(after, "%d;", &o.Rev); err != nil {
-		return fmt.Errorf("read the answer %.200q: %w", text1, err)
-	}
-	o.Changed = !strings.Contains(text1, "nothing to change")
-	return nil
+	o.Changed = true
+	_, err = fmt.Sscanf(after, "%d;", &o.Rev)
+	return err
 }
 
 // outcomeOf says what an error means for the register.
@@ -253,6 +250,23 @@ func outcomeOf(err error) outcome {
 		}
 	case errors.As(err, &unreached) && errors.As(err, &net) && net.Op == "dial":
 		return nothing
+	}
+	return unknown
+}
+
+// outcomeOfText is outcomeOf for the shipped command, whose exit codes mean
+// several things each. What it does not know is unknown.
+func outcomeOfText(text string) outcome {
+	for part, means := range map[string]outcome{
+		"somebody else changed the configuration": conflict,
+		"no node runs here":                       nothing,
+		"nothing can run in it":                   nothing, // the guest is paused
+		"guest is not running":                    nothing,
+		"has no power":                            nothing,
+	} {
+		if strings.Contains(text, part) && !strings.Contains(text, "may have been done") {
+			return means
+		}
 	}
 	return unknown
 }

@@ -112,6 +112,7 @@ func count(all []played) []FaultCount {
 
 // serviceReport judges one service between two moments.
 func serviceReport(name cluster.ServiceName, record judge.Record, faults []played, start, end time.Duration) ServiceReport {
+	record.Claims = upTo(record)
 	s := ServiceReport{Name: name, Overlaps: judge.Overlaps(record), Lines: len(record.Journal)}
 	runs := map[trace.Identity]bool{}
 	for _, e := range record.Journal {

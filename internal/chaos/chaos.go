@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"ringfence/internal/cluster"
 	"ringfence/internal/demo"
 	"ringfence/internal/demo/judge"
 	"ringfence/internal/demo/trace"
@@ -48,8 +47,6 @@ type run struct {
 	began time.Time // of the faults
 	start time.Duration
 
-	ending sync.RWMutex // held while a host loses its power
-	saved  boots
 	config *clients
 
 	mu     sync.Mutex // guards what follows, and Out
@@ -71,7 +68,7 @@ func Run(ctx context.Context, o Options) (Report, error) {
 	if o.Duration < time.Second || o.Duration > MaxDuration {
 		return Report{}, fmt.Errorf("chaos for %v: want 1s to %v", o.Duration, MaxDuration)
 	}
-	r := &run{Options: o, busy: map[string]bool{}, saved: boots{all: map[cluster.BootID]bool{}}}
+	r := &run{Options: o, busy: map[string]bool{}}
 	began := time.Now()
 	r.began = began
 	var report Report
@@ -97,7 +94,7 @@ func (r *run) play(ctx context.Context) (Report, error) {
 	var workers sync.WaitGroup
 	defer workers.Wait()
 	defer stop()
-	op := &operator{run: r, off: map[cluster.NodeName]time.Time{}, gone: map[cluster.BootID]time.Time{}}
+	op := newOperator(r)
 	workers.Go(func() { op.work(workCtx) })
 	r.config = newClients(r.bed, r.Seed)
 	if err := r.config.begin(workCtx, &workers); err != nil {
@@ -231,8 +228,7 @@ func (r *run) awaitWhole(ctx context.Context) string {
 }
 
 func (r *run) lacks(ctx context.Context) string {
-	op := operator{run: r}
-	seen, err := op.ask(ctx)
+	seen, err := r.ask(ctx)
 	if err != nil {
 		return err.Error()
 	}

@@ -33,10 +33,7 @@ func (r *run) inject(ctx context.Context, f Fault) error {
 	case KillHostd:
 		return hold(ctx, f, l.KillHostd(ctx, f.Host), func(ctx context.Context) error { return l.StartHostd(ctx, f.Host) })
 	case PowerLoss:
-		r.ending.Lock() // so that nobody takes a guest that is on its way out for gone
-		err := l.HostPowerLoss(ctx, f.Host)
-		r.ending.Unlock()
-		return hold(ctx, f, err, func(ctx context.Context) error { return l.HostPowerOn(ctx, false, f.Host) })
+		return hold(ctx, f, l.HostPowerLoss(ctx, f.Host), func(ctx context.Context) error { return l.HostPowerOn(ctx, false, f.Host) })
 	}
 	return fmt.Errorf("no fault %q", f.Kind)
 }
@@ -63,14 +60,7 @@ func (r *run) hitNode(ctx context.Context, f Fault) error {
 	case Pause:
 		return hold(ctx, f, l.Pause(ctx, f.Node), r.unpause(f.Node))
 	case Save:
-		r.saved.add(now.Boot)
-		return hold(ctx, f, l.Save(ctx, f.Node), func(ctx context.Context) error {
-			err := l.Restore(ctx, f.Node)
-			if err == nil {
-				r.saved.remove(now.Boot)
-			}
-			return err
-		})
+		return hold(ctx, f, l.Save(ctx, f.Node), func(ctx context.Context) error { return l.Restore(ctx, f.Node) })
 	case KillDaemon:
 		return r.signalDaemon(ctx, f.Node, "KILL")
 	case StallDaemon:

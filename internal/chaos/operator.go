@@ -2,7 +2,7 @@ package chaos
 
 import (
 	"context"
-	"sync"
+	"strings"
 	"time"
 
 	"ringfence/internal/cluster"
@@ -21,14 +21,20 @@ const (
 )
 
 // operator does what a person would: starts guests that stay off, plugs cables
-// in again, and confirms deaths that nothing else can prove. The lab's view of
-// each guest is the truth that a person walks to the machine room for.
+// in again, and confirms deaths that nothing else can prove.
 type operator struct {
 	*run
-	off       map[cluster.NodeName]time.Time // since when it was seen off
-	gone      map[cluster.BootID]time.Time   // since when nothing of it was left
+	off       map[cluster.NodeName]time.Time    // since when it was seen off
+	gone      map[cluster.BootID]time.Time      // since when nothing of it was left
+	lives     map[cluster.BootID]cluster.LifeID // of all guests ever seen
 	confirmed int
 	refused   string // why the last confirmation was refused
+}
+
+func newOperator(r *run) *operator {
+	return &operator{
+		run: r, off: map[cluster.NodeName]time.Time{}, gone: map[cluster.BootID]time.Time{}, lives: map[cluster.BootID]cluster.LifeID{},
+	}
 }
 
 func (o *operator) work(ctx context.Context) {
@@ -39,31 +45,38 @@ func (o *operator) work(ctx context.Context) {
 }
 
 func (o *operator) look(ctx context.Context) {
-	// No guest that a power loss is ending is mistaken for one that has ended.
-	o.ending.RLock()
-	defer o.ending.RUnlock()
 	status, err := o.bed.Lab().Status(ctx)
 	if err != nil {
 		return
 	}
-	seen, err := o.ask(ctx)
 	for _, guest := range status.Nodes {
-		if !o.free(string(guest.Name)) {
+		if guest.Boot != "" {
+			o.lives[guest.Boot] = guest.Life
+		}
+		if o.free(string(guest.Name)) {
+			o.tidy(ctx, guest)
+		} else {
 			delete(o.off, guest.Name)
-			o.forget(guest.Name, seen)
-			continue
-		}
-		if guest.Cut {
-			_ = o.bed.Lab().Heal(ctx, guest.Name) // the next look tries again
-		}
-		if guest.State == hypervisor.StatePaused {
-			_ = o.bed.Lab().Unpause(ctx, guest.Name)
-		}
-		o.start(ctx, guest)
-		if err == nil {
-			o.bury(ctx, guest, seen)
 		}
 	}
+	seen, err := o.ask(ctx)
+	if err != nil {
+		return
+	}
+	for _, node := range lab.Nodes() {
+		o.bury(ctx, node, seen)
+	}
+}
+
+// tidy undoes what a fault left of a guest that no fault has its hands on.
+func (o *operator) tidy(ctx context.Context, guest lab.NodeStatus) {
+	if guest.Cut {
+		_ = o.bed.Lab().Heal(ctx, guest.Name) // the next look tries again
+	}
+	if guest.State == hypervisor.StatePaused {
+		_ = o.bed.Lab().Unpause(ctx, guest.Name)
+	}
+	o.start(ctx, guest)
 }
 
 // start powers a guest on that stayed off, or saved.
@@ -86,9 +99,9 @@ type seen struct {
 }
 
 // ask asks the first node that has quorum.
-func (o *operator) ask(ctx context.Context) (s seen, err error) {
+func (r *run) ask(ctx context.Context) (s seen, err error) {
 	for _, node := range lab.Nodes() {
-		if s, err = o.askNode(ctx, node); err == nil && s.status.Quorum {
+		if s, err = r.askNode(ctx, node); err == nil && s.status.Quorum {
 			return s, nil
 		}
 	}
@@ -98,10 +111,10 @@ func (o *operator) ask(ctx context.Context) (s seen, err error) {
 	return s, err
 }
 
-func (o *operator) askNode(ctx context.Context, node cluster.NodeName) (seen, error) {
+func (r *run) askNode(ctx context.Context, node cluster.NodeName) (seen, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	client := o.bed.Dial(node)
+	client := r.bed.Dial(node)
 	defer client.Close()
 	s := seen{from: node, owners: map[cluster.BootID]cluster.NodeName{}}
 	var err error
@@ -123,25 +136,25 @@ func (o *operator) askNode(ctx context.Context, node cluster.NodeName) (seen, er
 	return s, nil
 }
 
-// bury confirms the death of the node's boots that the cluster waits for and
-// of which the lab knows that nothing is left.
-func (o *operator) bury(ctx context.Context, guest lab.NodeStatus, s seen) {
-	for _, boot := range waitedFor(guest.Name, s) {
-		if !o.dead(boot, guest) {
+// bury confirms the death of the node's boots that the cluster waits for and of
+// which nothing is left.
+func (o *operator) bury(ctx context.Context, node cluster.NodeName, s seen) {
+	for _, boot := range waitedFor(node, s) {
+		if !o.dead(ctx, boot) {
 			delete(o.gone, boot)
 			continue
 		}
-		if !longer(o.gone, boot) || s.from == guest.Name && guest.Boot == boot {
+		if !longer(o.gone, boot) {
 			continue
 		}
-		_, err := o.bed.Ringfence(ctx, string(s.from), "node", "confirm-dead", string(guest.Name),
+		_, err := o.bed.Ringfence(ctx, string(s.from), "node", "confirm-dead", string(node),
 			"--boot", string(boot), "--reason", "chaos: the lab has no process of it", "--yes")
 		if err != nil {
 			o.refused = err.Error()
 			continue
 		}
 		o.confirmed++
-		o.say("operator: confirms that boot %.8s of %s is dead", boot, guest.Name)
+		o.say("operator: confirms that boot %.8s of %s is dead", boot, node)
 	}
 }
 
@@ -162,23 +175,37 @@ func waitedFor(node cluster.NodeName, s seen) []cluster.BootID {
 	return out
 }
 
-// dead reports whether the lab knows that nothing of the boot is left: the
-// guest is off everywhere, or is a newer one and there is no image of that boot.
-func (o *operator) dead(boot cluster.BootID, guest lab.NodeStatus) bool {
-	switch guest.State {
-	case hypervisor.StateOff:
-		return true
-	case hypervisor.StateRunning, hypervisor.StatePaused:
-		return guest.Boot != "" && guest.Boot != boot && !o.saved.has(boot)
+// dead reports whether nothing of the boot is left: no process that began its
+// life exists, neither running nor paused nor saved. Of an unknown life nothing
+// is known. With the first process of its namespace the kernel ends all others.
+func (o *operator) dead(ctx context.Context, boot cluster.BootID) bool {
+	pid, start, ok := processOf(o.lives[boot])
+	if !ok {
+		return false
 	}
-	return false
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	// Every process of the lab is in the namespace in which hosts run.
+	const script = `if test -d "/proc/$0"; then cat "/proc/$0/stat"; else echo gone; fi`
+	out, err := o.bed.Lab().Output(ctx, string(lab.Hosts()[0]), "sh", "-c", script, pid)
+	if err != nil {
+		return false
+	}
+	if string(out) == "gone\n" {
+		return true
+	}
+	_, rest, ok := strings.Cut(string(out), ") ")
+	fields := strings.Fields(rest) // from the third on: proc(5)
+	return ok && len(fields) > 19 && fields[19] != start
 }
 
-// forget begins anew with what was seen of a node, which a fault has its hands on.
-func (o *operator) forget(node cluster.NodeName, s seen) {
-	for _, boot := range waitedFor(node, s) {
-		delete(o.gone, boot)
+// processOf returns the process that a life began with, as its id names it.
+func processOf(life cluster.LifeID) (pid, start string, ok bool) {
+	if life.HostBoot() == "" {
+		return "", "", false
 	}
+	words := strings.Split(string(life), ":")
+	return words[1], words[2], true
 }
 
 // longer notes that something stands and reports whether it has stood for long.
@@ -188,28 +215,4 @@ func longer[K comparable](since map[K]time.Time, key K) bool {
 		since[key] = time.Now()
 	}
 	return ok && time.Since(first) > patience
-}
-
-// boots is a set of boots that may still have an image.
-type boots struct {
-	mu  sync.Mutex // guards all
-	all map[cluster.BootID]bool
-}
-
-func (b *boots) add(boot cluster.BootID) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.all[boot] = true
-}
-
-func (b *boots) remove(boot cluster.BootID) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	delete(b.all, boot)
-}
-
-func (b *boots) has(boot cluster.BootID) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.all[boot]
 }

@@ -75,7 +75,7 @@ func Run(ctx context.Context, o Options) (Report, error) {
 	err := demo.OnBed(ctx, o.Dir, o.Exe, services, func(step string) { r.say("%s", step) }, func(b *demo.Bed) (err error) {
 		r.bed = b
 		report, err = r.play(ctx)
-		if err != nil || !report.OK() {
+		if ctx.Err() == nil && (err != nil || !report.OK()) {
 			err = errors.Join(err, r.keepLogs(report))
 		}
 		return err

@@ -19,28 +19,41 @@ const execTimeout = 5 * time.Second
 // cannot be paused.
 var errNotNow = errors.New("not possible now")
 
-// inject does what the fault says, waits, and undoes it. An error of the lab in
-// the middle is normal: the cluster may fence a guest while it is paused.
-func (r *run) inject(ctx context.Context, f Fault) error {
+// inject does what the fault says, waits until it is time or ctx ends, and undoes
+// it. An error of the lab in the middle is normal: the cluster may fence a guest
+// while it is paused.
+func (r *run) inject(waitCtx context.Context, f Fault) error {
+	// What was begun is done to its end, so that it can be undone.
+	ctx := context.WithoutCancel(waitCtx)
+	hold := func(done error, undo func(context.Context) error) error {
+		if done == nil {
+			_ = sleep(waitCtx, f.Hold)
+		}
+		return errors.Join(done, undo(ctx))
+	}
 	l := r.bed.Lab()
 	switch f.Kind {
 	case Kill, KillQuiet, CutGuest, Pause, Save, KillDaemon, StallDaemon, KillProgram:
-		return r.hitNode(ctx, f)
+		return r.hitNode(ctx, f, hold)
 	case Migrate, MigrateFail, PostcopyFail:
-		return r.migrate(ctx, f)
+		return r.migrate(ctx, f, hold)
 	case CutHost:
-		return hold(ctx, f, l.CutHost(ctx, f.Host), func(ctx context.Context) error { return l.HealHost(ctx, f.Host) })
+		return hold(l.CutHost(ctx, f.Host), func(ctx context.Context) error { return l.HealHost(ctx, f.Host) })
 	case KillHostd:
-		return hold(ctx, f, l.KillHostd(ctx, f.Host), func(ctx context.Context) error { return l.StartHostd(ctx, f.Host) })
+		return hold(l.KillHostd(ctx, f.Host), func(ctx context.Context) error { return l.StartHostd(ctx, f.Host) })
 	case PowerLoss:
-		return hold(ctx, f, l.HostPowerLoss(ctx, f.Host), func(ctx context.Context) error { return l.HostPowerOn(ctx, false, f.Host) })
+		return hold(l.HostPowerLoss(ctx, f.Host), func(ctx context.Context) error { return l.HostPowerOn(ctx, false, f.Host) })
 	}
 	return fmt.Errorf("no fault %q", f.Kind)
 }
 
+// holding waits behind what was done and undoes it, also when doing failed half
+// way.
+type holding func(done error, undo func(context.Context) error) error
+
 // hitNode is inject for faults of one guest. Guests that are off afterwards are
 // started by the operator.
-func (r *run) hitNode(ctx context.Context, f Fault) error {
+func (r *run) hitNode(ctx context.Context, f Fault, hold holding) error {
 	l := r.bed.Lab()
 	now, err := r.guest(ctx, f.Node)
 	if err != nil {
@@ -54,17 +67,17 @@ func (r *run) hitNode(ctx context.Context, f Fault) error {
 		return l.Kill(ctx, f.Node)
 	case KillQuiet:
 		err := errors.Join(l.Quiet(ctx, now.Host, true), l.Kill(ctx, f.Node))
-		return hold(ctx, f, err, func(ctx context.Context) error { return l.Quiet(ctx, now.Host, false) })
+		return hold(err, func(ctx context.Context) error { return l.Quiet(ctx, now.Host, false) })
 	case CutGuest:
-		return hold(ctx, f, l.Cut(ctx, f.Node), func(ctx context.Context) error { return l.Heal(ctx, f.Node) })
+		return hold(l.Cut(ctx, f.Node), func(ctx context.Context) error { return l.Heal(ctx, f.Node) })
 	case Pause:
-		return hold(ctx, f, l.Pause(ctx, f.Node), r.unpause(f.Node))
+		return hold(l.Pause(ctx, f.Node), r.unpause(f.Node))
 	case Save:
-		return hold(ctx, f, l.Save(ctx, f.Node), func(ctx context.Context) error { return l.Restore(ctx, f.Node) })
+		return hold(l.Save(ctx, f.Node), func(ctx context.Context) error { return l.Restore(ctx, f.Node) })
 	case KillDaemon:
 		return r.signalDaemon(ctx, f.Node, "KILL")
 	case StallDaemon:
-		return hold(ctx, f, r.signalDaemon(ctx, f.Node, "STOP"), func(ctx context.Context) error { return r.signalDaemon(ctx, f.Node, "CONT") })
+		return hold(r.signalDaemon(ctx, f.Node, "STOP"), func(ctx context.Context) error { return r.signalDaemon(ctx, f.Node, "CONT") })
 	}
 	ctx, cancel := context.WithTimeout(ctx, execTimeout)
 	defer cancel()
@@ -74,7 +87,7 @@ func (r *run) hitNode(ctx context.Context, f Fault) error {
 	return nil
 }
 
-func (r *run) migrate(ctx context.Context, f Fault) error {
+func (r *run) migrate(ctx context.Context, f Fault, hold holding) error {
 	now, err := r.guest(ctx, f.Node)
 	if err != nil {
 		return err
@@ -88,19 +101,11 @@ func (r *run) migrate(ctx context.Context, f Fault) error {
 	if f.Kind != PostcopyFail {
 		return err
 	}
-	return hold(ctx, f, err, r.unpause(f.Node))
+	return hold(err, r.unpause(f.Node))
 }
 
 func (r *run) unpause(node cluster.NodeName) func(context.Context) error {
 	return func(ctx context.Context) error { return r.bed.Lab().Unpause(ctx, node) }
-}
-
-// hold waits and undoes, also when doing failed half way or the run ends.
-func hold(ctx context.Context, f Fault, done error, undo func(context.Context) error) error {
-	if done == nil {
-		_ = sleep(ctx, f.Hold)
-	}
-	return errors.Join(done, undo(context.WithoutCancel(ctx)))
 }
 
 // guest returns what the lab knows of a node's guest.

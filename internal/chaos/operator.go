@@ -24,6 +24,7 @@ const (
 // in again, and confirms deaths that nothing else can prove.
 type operator struct {
 	*run
+	down      map[cluster.HostName]time.Time    // since when it lacks power or hostd
 	off       map[cluster.NodeName]time.Time    // since when it was seen off
 	gone      map[cluster.BootID]time.Time      // since when nothing of it was left
 	lives     map[cluster.BootID]cluster.LifeID // of all guests ever seen
@@ -33,7 +34,7 @@ type operator struct {
 
 func newOperator(r *run) *operator {
 	return &operator{
-		run: r, off: map[cluster.NodeName]time.Time{}, gone: map[cluster.BootID]time.Time{}, lives: map[cluster.BootID]cluster.LifeID{},
+		run: r, down: map[cluster.HostName]time.Time{}, off: map[cluster.NodeName]time.Time{}, gone: map[cluster.BootID]time.Time{}, lives: map[cluster.BootID]cluster.LifeID{},
 	}
 }
 
@@ -48,6 +49,9 @@ func (o *operator) look(ctx context.Context) {
 	status, err := o.bed.Lab().Status(ctx)
 	if err != nil {
 		return
+	}
+	for _, host := range status.Hosts {
+		o.repair(ctx, host)
 	}
 	for _, guest := range status.Nodes {
 		if guest.Boot != "" {
@@ -66,6 +70,23 @@ func (o *operator) look(ctx context.Context) {
 	for _, node := range lab.Nodes() {
 		o.bury(ctx, node, seen)
 	}
+}
+
+// repair gives a host back what stayed away.
+func (o *operator) repair(ctx context.Context, host lab.HostStatus) {
+	if host.Powered && host.Hostd == "running" || !o.free(string(host.Name)) {
+		delete(o.down, host.Name)
+		return
+	}
+	if !longer(o.down, host.Name) {
+		return
+	}
+	if !host.Powered {
+		_ = o.bed.Lab().HostPowerOn(ctx, false, host.Name) // the next look tries again
+	} else {
+		_ = o.bed.Lab().StartHostd(ctx, host.Name)
+	}
+	o.say("operator: starts host %s or its hostd, which stayed off", host.Name)
 }
 
 // tidy undoes what a fault left of a guest that no fault has its hands on.

@@ -36,7 +36,8 @@ type Options struct {
 	Seed     uint64
 	Dir      string // of the lab; short, since paths of sockets are
 	Exe      string // the shipped binary
-	Logs     string // where logs and records are kept when it goes wrong
+	Logs     string // where logs and records are kept when it goes wrong,
+	Keep     bool   // or always
 	Out      io.Writer
 }
 
@@ -75,7 +76,7 @@ func Run(ctx context.Context, o Options) (Report, error) {
 	err := demo.OnBed(ctx, o.Dir, o.Exe, services, func(step string) { r.say("%s", step) }, func(b *demo.Bed) (err error) {
 		r.bed = b
 		report, err = r.play(ctx)
-		if ctx.Err() == nil && (err != nil || !report.OK()) {
+		if ctx.Err() == nil && (err != nil || !report.OK() || r.Keep) {
 			err = errors.Join(err, r.keepLogs(report))
 		}
 		return err

@@ -27,8 +27,9 @@ import (
 const shortRun = 30 * time.Second
 
 // TestChaos plays with the shipped binary. `make chaos` sets how long.
+// RINGFENCE_CHAOS_KEEP keeps the logs also of a run in which all went well.
 func TestChaos(t *testing.T) {
-	o := Options{Duration: shortRun, Seed: rand.Uint64N(1e6), Out: t.Output()}
+	o := Options{Duration: shortRun, Seed: rand.Uint64N(1e6), Out: t.Output(), Keep: os.Getenv("RINGFENCE_CHAOS_KEEP") != ""}
 	if os.Getenv("RINGFENCE_TEST_LONG") == "" && os.Getenv("RINGFENCE_CHAOS") == "" {
 		t.Skip("SKIPPED: plays a cluster for a minute; `make test` and `make chaos` do")
 	}

@@ -4,11 +4,14 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 
-# Packages of `make test`, runs of `make bench`, worlds of `make sim`, time for each target of `make fuzz`.
+# Packages of `make test`, runs of `make bench`, worlds of `make sim`, time for each target of `make fuzz`,
+# how long `make chaos` lets faults happen and which; no seed: any.
 PKGS     ?= ./...
 RUNS     ?= 20
 SEEDS    ?= 20000
 FUZZTIME ?= 60s
+DURATION ?= 10m
+SEED     ?=
 
 # Tools are pinned here and come from the module cache; go.mod stays without them.
 GOFUMPT     := mvdan.cc/gofumpt@v0.12.0
@@ -23,7 +26,7 @@ PORTABLE := ./internal/hostd ./internal/hostd/hostdtest ./internal/hostd/journal
 # repository, or one that belongs to somebody else).
 VCS := $(shell git status >/dev/null 2>&1 && echo true || echo false)
 
-.PHONY: help build demo test check sim sim-coverage sim-mutants bench fuzz clean need-go
+.PHONY: help build demo test check sim sim-coverage sim-mutants bench fuzz chaos clean need-go
 
 help: ## Print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -68,6 +71,10 @@ bench: build ## Repeat the scenarios of the demo RUNS times and write doc/perfor
 
 fuzz: need-go ## Fuzz every fuzz target for FUZZTIME
 	@scripts/fuzz $(FUZZTIME)
+
+chaos: need-go ## Let a cluster live under random faults for DURATION and judge it; SEED repeats them
+	@scripts/demo-needs
+	RINGFENCE_CHAOS=$(DURATION) RINGFENCE_CHAOS_SEED=$(SEED) go test -count=1 -v -timeout 0 -run '^TestChaos$$' ./internal/chaos
 
 clean: ## Remove what was built
 	rm -rf bin

@@ -124,7 +124,9 @@ func (a *app) configShowCmd() *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
 		Use: "show", Short: "Print the configuration that stands", Args: noArgs,
-		Long:    "Print the configuration that stands, every default spelled out, as a file for `ringfence config apply`.",
+		Long: `Print the configuration that stands, every default spelled out, as a file for
+` + "`ringfence config apply`" + `. A node that cannot reach the store prints what it saw last,
+and says so on standard error.`,
 		Example: "  ringfence config show > demo.toml",
 		RunE: func(c *cobra.Command, _ []string) error {
 			client := a.client()
@@ -135,6 +137,9 @@ func (a *app) configShowCmd() *cobra.Command {
 			}
 			if have.Revision == 0 {
 				return withHint(errors.New("no configuration has been applied"), "run `ringfence config apply FILE`")
+			}
+			if have.Stale {
+				fmt.Fprintln(a.Err, "the store is out of reach: this is what the node saw last, and others may have changed it since")
 			}
 			if asJSON {
 				return printJSON(a.Out, have)

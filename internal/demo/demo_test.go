@@ -222,7 +222,7 @@ func TestRecorderTakesLinesInPieces(t *testing.T) {
 		t.Fatal(err)
 	}
 	id, inRow := r.answering()
-	if id.Node != "n1" || inRow != 2 || len(r.answers) != 3 || len(r.claims) != 1 {
+	if id.Node != "n1" || inRow != 2 || r.steadily() != 1 || len(r.answers) != 3 || len(r.claims) != 1 {
 		t.Errorf("%v answered %d times; %d answers, %d claims", id, inRow, len(r.answers), len(r.claims))
 	}
 }

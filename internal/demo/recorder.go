@@ -34,6 +34,7 @@ type recorder struct {
 	claims  []trace.Claim
 	latest  trace.Identity // who answered last
 	since   int            // successful answers of latest in a row
+	steady  int            // the same, but a failure begins anew
 }
 
 func newRecorder(journal string) *recorder {
@@ -89,6 +90,10 @@ func (r *recorder) take(o trace.Observation) {
 	switch {
 	case o.Answer != nil:
 		r.answers = append(r.answers, *o.Answer)
+		r.steady++
+		if o.Answer.From == nil {
+			r.steady = 0
+		}
 		if from := o.Answer.From; from != nil {
 			if *from != r.latest {
 				r.latest, r.since = *from, 0
@@ -126,6 +131,13 @@ func (r *recorder) answering() (trace.Identity, int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.latest, r.since
+}
+
+// steadily returns how many questions in a row were answered, whoever did.
+func (r *recorder) steadily() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.steady
 }
 
 // begin forgets what was recorded so far, but for the journal's last line.

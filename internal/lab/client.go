@@ -133,6 +133,17 @@ func (l *Lab) Heal(ctx context.Context, nodes ...cluster.NodeName) error {
 	return l.do(ctx, verbHeal, request{Nodes: nodes})
 }
 
+// CutHost takes the host's address away: nobody reaches its hostd, and it
+// reaches nobody. Guests and their channels go on.
+func (l *Lab) CutHost(ctx context.Context, hosts ...cluster.HostName) error {
+	return l.do(ctx, verbCutHost, request{Hosts: hosts})
+}
+
+// HealHost undoes CutHost.
+func (l *Lab) HealHost(ctx context.Context, hosts ...cluster.HostName) error {
+	return l.do(ctx, verbHealHost, request{Hosts: hosts})
+}
+
 // Pause pauses the nodes' guests through the hypervisor.
 func (l *Lab) Pause(ctx context.Context, nodes ...cluster.NodeName) error {
 	return l.do(ctx, verbPause, request{Nodes: nodes})

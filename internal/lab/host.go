@@ -54,6 +54,16 @@ func (h *host) kill(p *hostdProcess) {
 
 func (h *host) addr() netip.Addr { return h.supervisor.layout.HostAddr(h.name) }
 
+// setAddr gives a host that has power its address or takes it.
+func (h *host) setAddr(set func(netip.Addr) error) error {
+	h.verb.Lock()
+	defer h.verb.Unlock()
+	if _, err := h.powered(); err != nil {
+		return err
+	}
+	return set(h.addr())
+}
+
 // powered returns the driver of a host that has power.
 func (h *host) powered() (*proc.Driver, error) {
 	h.mu.Lock()

@@ -252,6 +252,12 @@ func (b *bench) testCut(t *testing.T) {
 	}
 	must(t, b.lab.Heal(ctxOf(t), "n1"))
 	b.want(t, "n2", "10.77.0.1", true)
+	must(t, b.lab.CutHost(ctxOf(t), "h1"))
+	b.want(t, "n1", "10.77.0.101", false)
+	b.want(t, "n1", "10.77.0.102", true)
+	b.want(t, "n2", "10.77.0.1", true) // its guest is not cut
+	must(t, b.lab.HealHost(ctxOf(t), "h1"))
+	b.want(t, "n1", "10.77.0.101", true)
 }
 
 func (b *bench) testSplit(t *testing.T) {

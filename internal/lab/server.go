@@ -61,6 +61,12 @@ func (s *supervisor) verbs() map[string]func(context.Context, request) error {
 		verbHeal: func(ctx context.Context, r request) error {
 			return errors.Join(s.setLinks(true)(ctx, r), s.eachNode(ctx, r, func(g guest) error { return g.split(ctx, false) }))
 		},
+		verbCutHost: func(_ context.Context, r request) error {
+			return s.eachHost(r, func(h *host) error { return h.setAddr(removeHostAddr) })
+		},
+		verbHealHost: func(_ context.Context, r request) error {
+			return s.eachHost(r, func(h *host) error { return h.setAddr(addHostAddr) })
+		},
 		verbDown: func(context.Context, request) error {
 			s.once.Do(func() { close(s.down) })
 			return nil

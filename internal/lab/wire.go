@@ -40,6 +40,8 @@ const (
 	verbCut           = "cut"
 	verbSplit         = "split"
 	verbHeal          = "heal"
+	verbCutHost       = "cut-host"
+	verbHealHost      = "heal-host"
 	verbPause         = "pause"
 	verbUnpause       = "unpause"
 	verbMigrate       = "migrate"

@@ -23,6 +23,7 @@ var packages = []struct {
 	{"cmd/...", shell},
 	{"internal/app", shell},
 	{"internal/bench", shell},
+	{"internal/chaos", shell},
 	{"internal/cli", shell},
 	{"internal/demo/...", shell},
 	{"internal/doctor", shell},
@@ -62,7 +63,7 @@ var packages = []struct {
 
 // testOnly are the conformance suites: only tests may import them.
 var testOnly = []string{
-	"internal/hypervisor/hypervisortest", "internal/resource/resourcetest", "internal/sim/simrun", "internal/store/storetest",
+	"internal/chaos", "internal/hypervisor/hypervisortest", "internal/resource/resourcetest", "internal/sim/simrun", "internal/store/storetest",
 }
 
 // The pure layers (vocabulary and core) import nothing but their own kind and

@@ -3,6 +3,7 @@ package nodeapi
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"ringfence/internal/cluster"
@@ -28,16 +29,22 @@ type builder func(s *cluster.State) (tx store.Tx, message string, err error)
 
 // change commits what build derives, deriving it anew when a record that it
 // compared has moved or an answer got lost, and waits until the mirror shows it.
+// It happens at most once: where an answer got lost, the next try compares the
+// same revisions, or the outcome is unknown.
 func change(ctx context.Context, m *mirror.Mirror, st store.Store, build builder) (Done, error) {
 	var last error
+	var lost *store.Tx // the first whose outcome is unknown
 	for range changeTries {
 		s, moved := m.Snapshot()
 		tx, message, err := build(&s)
-		if err != nil {
-			return Done{}, err
-		}
-		if len(tx.Writes) == 0 {
+		if err == nil && len(tx.Writes) == 0 {
 			return Done{Revision: s.Rev, Message: message}, nil
+		}
+		if err == nil && lost != nil && !slices.Equal(tx.Guards, lost.Guards) {
+			err = store.ErrUnknown
+		}
+		if err != nil {
+			return Done{}, maybe(lost, err)
 		}
 		rev, err := commit(ctx, st, tx)
 		if err == nil {
@@ -47,17 +54,33 @@ func change(ctx context.Context, m *mirror.Mirror, st store.Store, build builder
 			return Done{Revision: rev, Changed: true, Message: message}, nil
 		}
 		last = err
+		if lost == nil && errors.Is(err, store.ErrUnknown) {
+			lost = &tx
+		}
 		if !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrUnknown) && !errors.Is(err, store.ErrUnavailable) {
-			return Done{}, err // the others pass, as when the store's leadership moves
+			break // the others pass, as when the store's leadership moves
 		}
 		select {
 		case <-ctx.Done():
-			return Done{}, last
+			return Done{}, maybe(lost, last)
 		case <-moved:
 		case <-time.After(changePause):
 		}
 	}
-	return Done{}, last
+	return Done{}, maybe(lost, last)
+}
+
+// maybe makes an error say no more than is known: after a lost answer none
+// proves that nothing was done.
+func maybe(lost *store.Tx, err error) error {
+	var refused *Error
+	switch {
+	case lost == nil:
+		return err
+	case errors.As(err, &refused):
+		return refusal(CodeUnknown, "the store did not answer in time, so it may have been done already; since then: %s", refused.Message)
+	}
+	return store.ErrUnknown
 }
 
 func commit(ctx context.Context, st store.Store, tx store.Tx) (cluster.Revision, error) {

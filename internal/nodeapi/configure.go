@@ -2,18 +2,44 @@ package nodeapi
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
+	"time"
 
 	"ringfence/internal/cluster"
 	"ringfence/internal/config"
 	"ringfence/internal/store"
 )
 
-func (s *Server) getConfig(http.ResponseWriter, *http.Request) (any, error) {
+// freshTimeout bounds waiting for the store's word on the configuration: several
+// elections.
+const freshTimeout = 3 * time.Second
+
+// getConfig answers what stands: people copy it, change it and apply it. Where
+// the store is out of reach it is still worth to be seen.
+func (s *Server) getConfig(_ http.ResponseWriter, r *http.Request) (any, error) {
+	err := s.fresh(r.Context())
 	state, _ := s.Mirror.Snapshot()
-	return Configuration{Revision: state.Config.Rev, Config: state.Config.Value}, nil
+	return Configuration{Revision: state.Config.Rev, Config: state.Config.Value, Stale: err != nil}, nil
+}
+
+// fresh returns when the mirror shows the configuration that stood in the store
+// when it was called, or a later one.
+func (s *Server) fresh(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, freshTimeout)
+	defer cancel()
+	found, _, err := s.Store.Load(ctx, cluster.KeyConfig)
+	if err != nil {
+		return err
+	}
+	for _, kv := range found {
+		if err := s.Mirror.WaitFor(ctx, kv.Rev); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s *Server) putConfig(w http.ResponseWriter, r *http.Request) (any, error) {
@@ -25,6 +51,10 @@ func (s *Server) putConfig(w http.ResponseWriter, r *http.Request) (any, error) 
 		return nil, err
 	}
 	if err := s.validate(order.Config); err != nil {
+		return nil, err
+	}
+	// Else "nothing to change" could be said of what has been replaced since.
+	if err := s.fresh(r.Context()); err != nil {
 		return nil, err
 	}
 	done, err := change(r.Context(), s.Mirror, s.Store, func(state *cluster.State) (store.Tx, string, error) {

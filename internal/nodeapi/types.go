@@ -163,6 +163,9 @@ type LeaveOrder struct {
 type Configuration struct {
 	Revision cluster.Revision `json:"revision"`
 	Config   cluster.Config   `json:"config"`
+	// Stale: the store could not be asked, and this is what the node saw last;
+	// else it is what stood at some time during the call.
+	Stale bool `json:"stale,omitempty"`
 }
 
 // ConfigOrder is the body of PUT /v1/config.

@@ -317,6 +317,7 @@ func (h *host) dies(g *guest, told bool) {
 	}
 	g.halt()
 	g.drained()
+	g.halt() // what was brought back meanwhile
 	if told {
 		h.driver.End(g.id(), hypervisor.ReasonCrashed)
 		return

@@ -19,15 +19,15 @@ import (
 // replyLimitBytes bounds the answer of the service.
 const replyLimitBytes = 4 << 10
 
-// ask sends a question each Interval until ctx ends, and waits for the last.
-func ask(ctx context.Context, address string, lines *printer) {
+// ask sends a question each interval until ctx ends, and waits for the last.
+func ask(ctx context.Context, address string, interval time.Duration, lines *printer) {
 	client := &http.Client{
 		Transport:     &http.Transport{DisableKeepAlives: true},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	var questions sync.WaitGroup
 	defer questions.Wait()
-	ticker := time.NewTicker(Interval)
+	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
 	for {
 		select {

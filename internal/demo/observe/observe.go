@@ -25,8 +25,8 @@ const Verb = "demo-observe"
 
 // Timings of the client.
 const (
-	// Interval is the time between two questions; it is also the resolution of
-	// what the client can tell.
+	// Interval is the time between two questions unless Settings say another; it
+	// is also the resolution of what the client can tell.
 	Interval = 20 * time.Millisecond
 	// answerTimeout bounds one question. Questions overlap, so a slow one does
 	// not hide what happens after it.
@@ -37,6 +37,8 @@ const (
 type Settings struct {
 	Address netip.AddrPort // of the service
 	Bridge  string         // where to sniff
+	// Interval is the time between two questions.
+	Interval time.Duration
 }
 
 // ParseArgs reads the arguments of the hidden command.
@@ -45,8 +47,12 @@ func ParseArgs(args []string) (Settings, error) {
 	flags := flag.NewFlagSet(Verb, flag.ContinueOnError)
 	flags.TextVar(&s.Address, "address", netip.AddrPort{}, "IPv4 address and port of the service")
 	flags.StringVar(&s.Bridge, "bridge", "", "bridge to listen on")
+	flags.DurationVar(&s.Interval, "interval", Interval, "time between two questions")
 	if err := flags.Parse(args); err != nil {
 		return s, err
+	}
+	if s.Interval < time.Millisecond || s.Interval > time.Minute {
+		return s, fmt.Errorf("%s: --interval %v: want 1ms to 1m", Verb, s.Interval)
 	}
 	if !s.Address.Addr().Is4() || s.Bridge == "" || flags.NArg() > 0 {
 		return s, fmt.Errorf("%s: want --address IPV4:PORT and --bridge NAME, and nothing else", Verb)
@@ -69,7 +75,7 @@ func Run(ctx context.Context, s Settings, out io.Writer) error {
 			cancel(err)
 		}
 	})
-	both.Go(func() { ask(ctx, "http://"+s.Address.String()+"/", lines) })
+	both.Go(func() { ask(ctx, "http://"+s.Address.String()+"/", s.Interval, lines) })
 	both.Wait()
 	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
 		return fmt.Errorf("%s: %w", Verb, err)

@@ -119,7 +119,7 @@ func TestQuestionToNobody(t *testing.T) {
 
 func TestArguments(t *testing.T) {
 	got, err := ParseArgs([]string{"--address", "10.77.0.100:80", "--bridge", "br0"})
-	want := Settings{Address: netip.AddrPortFrom(vip, 80), Bridge: "br0"}
+	want := Settings{Address: netip.AddrPortFrom(vip, 80), Bridge: "br0", Interval: Interval}
 	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); err != nil || diff != "" {
 		t.Error(err, diff)
 	}

@@ -36,9 +36,9 @@ type Agents struct {
 }
 
 // OpenAgents opens every kind of agent with its state below runDir.
-func OpenAgents(runDir string, log *slog.Logger) (*Agents, error) {
+func OpenAgents(node cluster.NodeName, runDir string, log *slog.Logger) (*Agents, error) {
 	e, err := exec.New(exec.Options{
-		RunDir: filepath.Join(runDir, "exec"), Logger: log, Reaper: []string{"/proc/self/exe", ReaperVerb},
+		RunDir: filepath.Join(runDir, "exec"), Owner: string(node), Logger: log, Reaper: []string{"/proc/self/exe", ReaperVerb},
 	})
 	if err != nil {
 		return nil, err

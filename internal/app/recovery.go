@@ -260,7 +260,7 @@ func (r *recovery) stopLeftovers(ctx context.Context) (verified bool, err error)
 	if err := os.MkdirAll(r.RunDir, 0o700); err != nil {
 		return false, fmt.Errorf("run directory: %w", err)
 	}
-	agents, err := OpenAgents(r.RunDir, r.Log)
+	agents, err := OpenAgents(r.data.Identity.Node, r.RunDir, r.Log)
 	if err != nil {
 		return false, err
 	}

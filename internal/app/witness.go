@@ -30,7 +30,7 @@ func (r *nodeRun) openAgents() (agentSet, error) {
 	if r.Witness {
 		return noAgents{}, nil
 	}
-	agents, err := OpenAgents(r.RunDir, r.Log)
+	agents, err := OpenAgents(r.data.Identity.Node, r.RunDir, r.Log)
 	if err != nil {
 		return nil, err // a nil *Agents would not be nil
 	}

@@ -50,7 +50,7 @@ type bedService struct {
 // down again, also after an error and when ctx ends. dir is the lab's directory,
 // exe the shipped binary; say is told each step.
 func OnBed(ctx context.Context, dir, exe string, services int, say func(string), play func(*Bed) error) (err error) {
-	o := options(dir, exe, true, true, say)
+	o := options(dir, exe, true, roamers, say)
 	command := o.GuestCommand
 	o.GuestCommand = func(l lab.Layout, node cluster.NodeName) []string {
 		return keptRunning(runDir(l, node), command(l, node))
@@ -60,7 +60,7 @@ func OnBed(ctx context.Context, dir, exe string, services int, say func(string),
 		return err
 	}
 	defer func() { err = errors.Join(err, l.Down(context.WithoutCancel(ctx))) }()
-	b := &Bed{installer: &installer{place: place{Layout: l.Layout, exe: exe}, lab: l, say: say, movable: true}}
+	b := &Bed{installer: &installer{place: place{Layout: l.Layout, cast: roamers, exe: exe}, lab: l, say: say}}
 	if err := b.addServices(ctx, services); err != nil {
 		return err
 	}
@@ -211,7 +211,7 @@ func (b *Bed) Answering() string {
 
 // Lacks says what keeps the cluster from being whole; "" means nothing.
 func (b *Bed) Lacks(status nodeapi.Status) string {
-	if text := whole(status); text != "" {
+	if text := b.whole(status); text != "" {
 		return text
 	}
 	for _, s := range b.services {

@@ -23,6 +23,9 @@ var trio = cast{guests: len(lab.Nodes())}
 // witness on a third host. Its guests may migrate.
 var duo = cast{guests: 2, witness: true, movable: true}
 
+// roamers is three guests that may migrate between all hosts.
+var roamers = cast{guests: len(lab.Nodes()), movable: true}
+
 // String says it for a person.
 func (c cast) String() string {
 	text := fmt.Sprintf("%d guests", c.guests)

@@ -21,6 +21,9 @@ type Options struct {
 	// RunDir holds state, output pipes and logs; absolute, made when missing.
 	// It belongs to one daemon.
 	RunDir string
+	// Owner keeps the trees of daemons apart whose run directories have the same
+	// path in different mount namespaces of one kernel: the node's name.
+	Owner  string
 	Logger *slog.Logger
 	// CgroupBase is the cgroup v2 directory below which the trees get theirs.
 	// Empty: this process's own cgroup.
@@ -116,7 +119,7 @@ func makeParent(o Options) (string, error) {
 		}
 		base = own
 	}
-	sum := sha256.Sum256([]byte(filepath.Clean(o.RunDir)))
+	sum := sha256.Sum256([]byte(filepath.Clean(o.RunDir) + "\x00" + o.Owner))
 	dir := filepath.Join(base, "ringfence-exec-"+hex.EncodeToString(sum[:6]))
 	return dir, proctree.CgroupAt(dir).Create()
 }

@@ -129,6 +129,9 @@ func anyway(*cluster.State, cluster.HostName, hostapi.Arriving) string { return 
 // the cluster has a tombstone is an old memory image (C-6), and so is one of a
 // guest that has registered in another life.
 func barred(s *cluster.State, host cluster.HostName, a hostapi.Arriving) string {
+	if _, signed := s.CertificateOf(a.Life, host); signed {
+		return fmt.Sprintf("host %s has certified the end of life %s", host, a.Life)
+	}
 	known, other := false, cluster.NodeName("")
 	for id, boot := range s.Boots {
 		ended, over := s.Ended[id]

@@ -139,7 +139,7 @@ func (p *planner) fenceLost() {
 	p.brake()
 	for i := range p.boots {
 		b := &p.boots[i]
-		if b.ended || b.doomed || !b.silent() || p.witness(b.node()) {
+		if b.ended || b.doomed || !b.silent() || p.witness(b.node()) || p.plans(b) {
 			continue
 		}
 		detail := fmt.Sprintf("lost by %s, %d of %d observers", joinNames(b.lostBy), len(b.lostBy), b.observers)
@@ -155,6 +155,10 @@ func (p *planner) fenceLost() {
 		p.decideFence(b, cluster.FenceSilent, detail, guards...)
 	}
 }
+
+// plans reports whether a boot is the one that makes this plan: whatever others
+// hear of it, it lives. They claim the lead, and then may fence it.
+func (p *planner) plans(b *standing) bool { return b.latest && b.node() == p.Self }
 
 // stillness returns the word of a host that the guest of a silent boot does not
 // run, with guards on what was said (rule P18). A host that shows it running to

@@ -289,8 +289,13 @@ func (w *world) probeAll() {
 
 // doSilent: silent n1 lost|suspect|heard|abstain by=n2,n3 [word=paused]: what
 // its host says comes with the view.
+//
+// Where the planning node itself is lost, the first accuser plans from then on.
 func doSilent(w *world, args []string) {
 	accused := w.boot(cluster.NodeName(args[0]))
+	if w.self == cluster.NodeName(args[0]) && args[1] == "lost" {
+		w.self = cluster.NodeName(strings.Split(opts(args[2:])["by"], ",")[0])
+	}
 	for _, by := range strings.Split(opts(args[2:])["by"], ",") {
 		n := cluster.NodeName(by)
 		view := cluster.View{Node: n, Boot: w.boot(n), Silent: map[cluster.BootID]cluster.Silence{}, Words: map[cluster.BootID]cluster.HostWord{}}

@@ -61,6 +61,8 @@ var kinds = []kind{
 	{"commits lost", 4, false, (*attack).commitsLost},
 	{"power calls", 6, false, (*attack).powerCalls},
 	{"hypervisor", 4, false, (*attack).hypervisorTrouble},
+	{"beats lost", 3, false, (*attack).beatsLost},
+	{"forged certificate", 3, false, (*attack).forgedCertificate},
 	{"weather", 5, false, (*attack).badWeather},
 	{"clock step", 3, false, (*attack).clockStep},
 	{"service crash", 4, false, (*attack).serviceCrash},
@@ -86,6 +88,9 @@ func (w *World) schedule() []Fault {
 	var out []Fault
 	at := 3*time.Second + time.Duration(r.IntN(4000))*time.Millisecond
 	end := at + 5*time.Second + time.Duration(r.IntN(25000))*time.Millisecond
+	if w.Plan.Long {
+		end += time.Minute
+	}
 	for at < end {
 		out = append(out, Fault{Number: len(out) + 1, At: at, Name: pick(r, total, w.Plan.Mobile), seed: r.Uint64()})
 		if r.IntN(3) > 0 { // else two at once
@@ -161,8 +166,14 @@ func (a *attack) host() *host {
 	return all[a.r.IntN(len(all))]
 }
 
+// span draws how long a fault lasts. In a long world the long ones outlast every
+// budget.
 func (a *attack) span(least, most time.Duration) time.Duration {
-	return least + time.Duration(a.r.Int64N(int64(most-least)))
+	span := least + time.Duration(a.r.Int64N(int64(most-least)))
+	if a.Plan.Long && span > 5*time.Second {
+		span *= 4
+	}
+	return span
 }
 
 // pauseSpan is often close to the limits of detection, where mistakes are.

@@ -2,12 +2,17 @@ package sim
 
 import (
 	"context"
+	"crypto/ed25519"
 	"fmt"
+	"slices"
 	"time"
 
 	"ringfence/internal/cluster"
 	"ringfence/internal/hypervisor/mem"
 )
+
+// streamBack is how long hostd may take to watch again once it can.
+const streamBack = 6 * time.Second
 
 // offHangs is how long a call that was hung may hold up the next one.
 const offHangs = 15 * time.Second
@@ -137,7 +142,7 @@ func (a *attack) powerCalls() string {
 // its event streams.
 func (a *attack) hypervisorTrouble() string {
 	h, span := a.host(), a.span(500*time.Millisecond, 12*time.Second)
-	h.hinder(span)
+	h.hinder(span + streamBack)
 	switch a.r.IntN(4) {
 	case 0:
 		h.driver.SetAvailable(false)
@@ -162,6 +167,47 @@ func (a *attack) badWeather() string {
 	a.net.setWeather(weather)
 	a.later(span, func() { a.net.setWeather(Weather{}) })
 	return fmt.Sprintf("lost %.2f, repeated %.2f, late %.2f by up to %v, for %v", weather.Loss, weather.Repeat, weather.Late, weather.Delay.Round(time.Millisecond), span.Round(time.Millisecond))
+}
+
+// beatsLost is a firewall that drops heartbeats everywhere while all else
+// passes; sometimes the voters lag as well, so that answers come late.
+func (a *attack) beatsLost() string {
+	span, lag := a.span(time.Second, 15*time.Second), time.Duration(0)
+	a.net.setMute(true)
+	a.later(span, func() { a.net.setMute(false) })
+	if a.r.IntN(2) == 0 {
+		lag = a.span(time.Second, 4*time.Second)
+		for _, g := range a.sortedGuests() {
+			if l := g.link(); l != nil && a.r.IntN(2) == 0 {
+				l.setLag(lag)
+				a.later(span, func() { l.setLag(0) })
+			}
+		}
+	}
+	return fmt.Sprintf("for %v, with changes up to %v late", span.Round(time.Millisecond), lag.Round(time.Millisecond))
+}
+
+// forgedCertificate is the word of a host about a life that is at another one: it
+// stands in the store, signed well, and is false.
+func (a *attack) forgedCertificate() string {
+	g, h := a.virtual(), a.host()
+	var boot cluster.Boot
+	a.history.read(func(s *cluster.State) {
+		for _, b := range s.Boots {
+			if _, ended := s.Ended[b.Value.ID]; b.Value.Node == g.node() && !ended {
+				boot = b.Value
+			}
+		}
+	})
+	if boot.Life == "" || slices.Contains(boot.Places, cluster.HostName(h.name)) {
+		return h.name + " has a say about " + g.name
+	}
+	cert := cluster.DeathCertificate{
+		Cluster: clusterID, Guest: boot.Guest, Life: boot.Life, Host: cluster.HostName(h.name), HostBoot: "forged", Seq: 1 << 40, Cause: cluster.CauseDestroyed,
+	}
+	cert.Signature = ed25519.Sign(h.key, cert.SigningBytes())
+	a.put(cluster.KeyCertificate(boot.Life, cert.Host), cert)
+	return fmt.Sprintf("%s says that %s has ended", h.name, boot.ID)
 }
 
 func (a *attack) clockStep() string {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -117,6 +118,7 @@ func (h *history) judge(before *cluster.State) {
 		if fence.Value.Reason == cluster.FenceSilent {
 			h.judgeSilence(id)
 			h.judgeNeed(fence.Value)
+			h.judgeBrake(fence.Value)
 		}
 	}
 	for name, ticket := range s.Tickets {
@@ -161,6 +163,51 @@ func (h *history) judgeNeed(fence cluster.Fence) {
 	if span := h.w.now() - g.lastTrouble(); !former && span > cleanSpan {
 		h.w.violate("P17", "%s is fenced for silence though it was well for %v: %s", fence.Boot, span, fence.Detail)
 	}
+}
+
+// judgeBrake checks P18: while half or more of the members are silent at once,
+// nobody is fenced for silence without a host's word.
+func (h *history) judgeBrake(fence cluster.Fence) {
+	if strings.Contains(fence.Detail, "its host says") {
+		return
+	}
+	s := &h.state
+	var members []cluster.Boot
+	for id, b := range s.Boots {
+		_, ended := s.Ended[id]
+		superseded := false
+		for _, other := range s.Boots {
+			superseded = superseded || slices.Contains(other.Value.Predecessors, id)
+		}
+		if !ended && !superseded && b.Value.Phase == cluster.PhaseMember && !s.Nodes[b.Value.Node].Value.Witness {
+			members = append(members, b.Value)
+		}
+	}
+	silent := 0
+	for _, b := range members {
+		if h.allAccuse(members, b.ID) {
+			silent++
+		}
+	}
+	if silent > 1 && 2*silent >= len(members) && len(s.Nodes) == len(members) {
+		h.w.violate("P18", "%s is fenced while %d of %d members are silent at once", fence.Boot, silent, len(members))
+	}
+}
+
+// allAccuse reports whether every other member calls a boot lost in a fresh
+// view, and it has not answered anybody a moment ago.
+func (h *history) allAccuse(members []cluster.Boot, id cluster.BootID) bool {
+	s := &h.state
+	if appeal := s.Appeals[id]; len(appeal.Value.Answers) > 0 && h.w.now()-appeal.Since < plan.AppealAge {
+		return false
+	}
+	for _, m := range members {
+		view := s.Views[m.Node]
+		if m.ID != id && (view.Value.Boot != m.ID || view.Value.Abstain || view.Value.Silent[id] != cluster.SilenceLost || h.w.now()-view.Since >= plan.AppealAge) {
+			return false
+		}
+	}
+	return true
 }
 
 // judgeOff checks P8: hostd ends only lives of which some boot was to be fenced

@@ -26,6 +26,7 @@ type network struct {
 	cut     map[[2]string]int // how many cuts lie on a direction
 	cuts    int               // counts the times when all were mended
 	weather Weather
+	mute    bool // no heartbeat passes anywhere
 }
 
 func newNetwork(w *World) *network {
@@ -48,7 +49,7 @@ func (n *network) clear(name string) bool {
 			return false
 		}
 	}
-	return n.weather == Weather{}
+	return n.weather == Weather{} && !n.mute
 }
 
 // both reports whether packets pass in both directions.
@@ -74,7 +75,20 @@ func (n *network) mend() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	clear(n.cut)
-	n.weather, n.cuts = Weather{}, n.cuts+1
+	n.weather, n.mute, n.cuts = Weather{}, false, n.cuts+1
+}
+
+// setMute lets no heartbeat pass, or all again.
+func (n *network) setMute(mute bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.mute = mute
+}
+
+func (n *network) isMute() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.mute
 }
 
 func (n *network) setWeather(weather Weather) {
@@ -154,7 +168,7 @@ func newBeats(p *program, self cluster.Boot) *beats {
 
 // Send implements node.Beats.
 func (b *beats) Send(peers []heartbeat.Peer, payload heartbeat.Payload) {
-	if b.p.gate() != nil {
+	if b.p.gate() != nil || b.p.w.net.isMute() {
 		return
 	}
 	w := b.p.w

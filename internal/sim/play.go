@@ -24,7 +24,9 @@ const (
 	// minorityLimit is how long a node without the store may run services (I5):
 	// the budget, two stops that take their whole time, and some pauses.
 	minorityLimit = 24 * time.Second
-	// minorityReset is when it must have reset itself if a stop hangs.
+	// resetLimit is the same where stops do not work: the node must have reset
+	// itself by then (P20), if its host can be asked.
+	resetLimit = time.Minute
 	watchPause = 250 * time.Millisecond
 )
 
@@ -129,14 +131,18 @@ func (w *World) askHosts() {
 // its budget runs nothing, unless it is paused or cannot stop.
 func (o *watch) minority() {
 	for _, g := range o.w.sortedGuests() {
-		if !g.mustStop() || o.w.raft.reaches(g.name) {
+		if !g.mustStop() || o.w.raft.reaches(g.name) || !g.canStop() && (g.bare || !g.place().able()) {
 			delete(o.since, g.name)
 			continue
 		}
 		if _, known := o.since[g.name]; !known {
 			o.since[g.name] = o.w.now()
 		}
-		if span := o.w.now() - o.since[g.name]; span > minorityLimit {
+		limit := minorityLimit
+		if !g.canStop() {
+			limit = resetLimit
+		}
+		if span := o.w.now() - o.since[g.name]; span > limit {
 			o.w.violate("I5", "%s runs services without reaching the store for %v", g.name, span)
 		}
 	}
@@ -148,8 +154,11 @@ func (g *guest) mustStop() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.machine != nil && g.machine.running() && len(g.processes) > 0 &&
-		g.daemon != nil && g.daemon.node != nil && g.daemon.ctx.Err() == nil && g.faults == AgentFaults{}
+		g.daemon != nil && g.daemon.node != nil && g.daemon.ctx.Err() == nil
 }
+
+// canStop reports whether the agents there do what they are told.
+func (g *guest) canStop() bool { return g.agentFaults() == AgentFaults{} }
 
 // settle ends all faults and waits until everything runs (I4).
 func (w *World) settle(o *watch) {

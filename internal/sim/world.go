@@ -60,6 +60,8 @@ type Plan struct {
 	// Mobile: guests may migrate and be saved, so that an end which nobody saw
 	// is unknown.
 	Mobile bool
+	// Long: faults come for a minute more and may outlast every budget.
+	Long bool
 }
 
 // NewWorld makes the world of a seed; nothing runs yet.
@@ -99,6 +101,7 @@ func (w *World) draw() Plan {
 	p := shapes[w.intn("plan", len(shapes))]
 	p.Services = 1 + w.intn("plan", 3)
 	p.Mobile = w.chance("plan", 0.5)
+	p.Long = w.chance("plan", 0.1)
 	return p
 }
 

@@ -37,6 +37,15 @@ var mutants = []mutant{
 		"	case ReasonShutdown, ReasonDestroyed, ReasonCrashed, ReasonFailed, ReasonSaved, ReasonMigrated:",
 	},
 	{
+		"one place is enough", "P5", "internal/plan/fence.go",
+		"		default:\n			return \"\", \"\", nil\n		}\n	}\n	return kind, strings.Join",
+		"		default:\n			continue\n		}\n	}\n	return kind, strings.Join",
+	},
+	{
+		"a reverted guest is left alone", "P7", "internal/hostd/daemon.go",
+		"		case e.Kill != nil:\n			d.actor.kill(d.ctx, *e.Kill)", "		case e.Kill != nil:",
+	},
+	{
 		"off hits whatever runs", "P8", "internal/hostd/act.go",
 		"		return Result{Err: a.driver.Off(ctx, o.Guest, o.Life)}",
 		"		if now, err := a.driver.State(ctx, o.Guest); err == nil && now.Life != \"\" {\n			o.Life = now.Life\n		}\n		return Result{Err: a.driver.Off(ctx, o.Guest, o.Life)}",
@@ -44,6 +53,11 @@ var mutants = []mutant{
 	{
 		"certificates are told once", "P9", "internal/hostd/lives.go",
 		"	return hello, l.state().Since(c, seq)", "	return hello, nil",
+	},
+	{
+		"any host may certify", "P11", "internal/plan/fence.go",
+		"		cert, signed := s.CertificateOf(b.Life, place)\n",
+		"		cert, signed := s.CertificateOf(b.Life, place)\n		for key, other := range s.Certs {\n			if !signed && strings.HasPrefix(key, string(b.Life)+\"/\") {\n				cert, signed = other, true\n			}\n		}\n",
 	},
 	{
 		"orders name the node", "P15", "internal/executor/worker.go",
@@ -69,9 +83,21 @@ var mutants = []mutant{
 		"Silent: verdict.Silent, Abstain: verdict.Abstain}", "Silent: verdict.Silent}",
 	},
 	{
+		"there is no brake", "P18", "internal/plan/fence.go",
+		"	if silent > 1 && 2*silent >= members {", "	if silent > 1000 {",
+	},
+	{
 		"a decision is withdrawn", "P19", "internal/plan/tidy.go",
 		"func (p *planner) tidy() {\n",
 		"func (p *planner) tidy() {\n	for id, fence := range p.s.Fences {\n		if b := p.byBoot[id]; b != nil && !b.ended && !b.suspect() {\n			p.order(OrderTidy, string(id), \"it answers again\", []cluster.Guard{guardOf(cluster.KeyFence(id), fence.Rev)}, cluster.Remove(cluster.KeyFence(id)))\n		}\n	}\n",
+	},
+	{
+		"who cannot stop goes on", "P20", "internal/node/reset.go",
+		"	if n.Reset == nil {", "	if n.Reset != nil {",
+	},
+	{
+		"any disk may vote", "P22", "internal/wire/voter/voter.go",
+		"	if c.Count <= m.Count {", "	if c.Count < 1 {",
 	},
 	{
 		"nobody looks before a start", "P24", "internal/plan/service.go",

@@ -28,6 +28,9 @@ const (
 	tickLimit = 3 * time.Second
 	// planPoll is how often the leader plans when nothing changes.
 	planPoll = time.Second
+	// planGap is the pause between two plans from which on this node may have
+	// stood still in between: a plan may wait that long for its commits.
+	planGap = planPoll + 2*commitTimeout
 )
 
 // leadership is the state of the lead loop.
@@ -37,6 +40,9 @@ type leadership struct {
 	tick  uint64
 	since time.Duration // when the present reason to claim was first seen
 	why   string
+	// planned is when the last plan was made, and away until when a gap before
+	// one counts.
+	planned, away time.Duration
 }
 
 // leadLoop plans while this node leads, and claims the lead when the holder is
@@ -209,7 +215,11 @@ func (n *Node) planOnce(ctx context.Context, now time.Duration) time.Duration {
 	}
 	n.lead.tick++
 	n.pulse.setTick(n.lead.tick)
-	snapshot := plan.Snapshot{State: s, Now: now, Self: n.Self.Node}
+	if n.lead.planned != 0 && now-n.lead.planned > planGap {
+		n.lead.away = now + plan.AppealAge // until every answer that is at hand was given after the gap
+	}
+	n.lead.planned = now
+	snapshot := plan.Snapshot{State: s, Now: now, Self: n.Self.Node, Abstain: now < n.lead.away || n.pulse.current().Abstain}
 	result := plan.Plan(snapshot)
 	if len(result.Orders) > 0 && n.SaveDecision != nil {
 		n.SaveDecision(snapshot, result)
@@ -218,6 +228,9 @@ func (n *Node) planOnce(ctx context.Context, now time.Duration) time.Duration {
 	pause := planPoll
 	if result.Wake > 0 {
 		pause = min(pause, max(result.Wake-n.Clock.Now(), time.Millisecond))
+	}
+	if snapshot.Abstain {
+		pause = min(pause, viewRefresh/4)
 	}
 	if again {
 		pause = commitRetry

@@ -134,9 +134,13 @@ func sameMachine(newer, former cluster.Boot) bool {
 
 // fenceLost decides to fence what the observers agree is lost. While the brake
 // holds, only what its host shows standing still. A silent witness is left
-// alone: it owns nothing that could be recovered.
+// alone: it owns nothing that could be recovered. A planner that was away a
+// moment ago decides nothing on silence.
 func (p *planner) fenceLost() {
 	p.brake()
+	if p.Abstain {
+		return
+	}
 	for i := range p.boots {
 		b := &p.boots[i]
 		if b.ended || b.doomed || !b.silent() || p.witness(b.node()) || p.plans(b) {

@@ -24,6 +24,9 @@ type Snapshot struct {
 	Now time.Duration `json:"now"`
 	// Self is the node that plans.
 	Self cluster.NodeName `json:"self"`
+	// Abstain: the planning node was away a moment ago, so that what it takes for
+	// silence, or for an old answer, may be its own absence (O-9).
+	Abstain bool `json:"abstain,omitempty"`
 }
 
 // OrderKind names what an order does.

@@ -123,6 +123,7 @@ var verbs = map[string]func(w *world, args []string){
 	"arm":      func(w *world, _ []string) { w.commit(nil, cluster.Remove(cluster.KeyDisarm)) },
 	"warnings": doWarnings,
 	"leader":   doLeader,
+	"away":     func(w *world, args []string) { w.away = args[0] == "on" },
 	"wait":     doWait,
 	"settle":   func(w *world, _ []string) { w.settle() },
 	"plan":     func(w *world, _ []string) { w.plan() },
@@ -526,7 +527,7 @@ func doWait(w *world, args []string) {
 
 // doWhy: why db: what explain would say.
 func doWhy(w *world, args []string) {
-	result := Plan(Snapshot{State: w.state.Clone(), Now: w.now, Self: w.self})
+	result := Plan(Snapshot{State: w.state.Clone(), Now: w.now, Self: w.self, Abstain: w.away})
 	for _, s := range result.Services {
 		if string(s.Name) == args[0] {
 			w.note("%s is %s", s.Name, s.State)
@@ -539,7 +540,7 @@ func doWhy(w *world, args []string) {
 
 // doWhyNode: whynode n1
 func doWhyNode(w *world, args []string) {
-	result := Plan(Snapshot{State: w.state.Clone(), Now: w.now, Self: w.self})
+	result := Plan(Snapshot{State: w.state.Clone(), Now: w.now, Self: w.self, Abstain: w.away})
 	for _, n := range result.Nodes {
 		if string(n.Name) == args[0] {
 			w.note("%s is %s", n.Name, n.State)
@@ -552,7 +553,7 @@ func doWhyNode(w *world, args []string) {
 
 // doWarnings: what keeps the whole cluster from acting.
 func doWarnings(w *world, _ []string) {
-	for _, warning := range Plan(Snapshot{State: w.state.Clone(), Now: w.now, Self: w.self}).Warnings {
+	for _, warning := range Plan(Snapshot{State: w.state.Clone(), Now: w.now, Self: w.self, Abstain: w.away}).Warnings {
 		w.note("  %s", warning)
 	}
 }
@@ -619,7 +620,7 @@ func restampAll[K comparable, V any](records map[K]cluster.Rec[V], now time.Dura
 // doLate: late leader n2: what is planned before that command is committed
 // after it: a leader slept in between, or is none any more.
 func doLate(w *world, args []string) {
-	result := Plan(Snapshot{State: w.state.Clone(), Now: w.now, Self: w.self})
+	result := Plan(Snapshot{State: w.state.Clone(), Now: w.now, Self: w.self, Abstain: w.away})
 	verbs[args[0]](w, args[1:])
 	if len(result.Orders) == 0 {
 		w.faults = append(w.faults, "nothing was planned that could be late")

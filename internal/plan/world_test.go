@@ -17,6 +17,7 @@ type world struct {
 	rev   cluster.Revision
 	now   time.Duration
 	self  cluster.NodeName
+	away  bool                      // the planner had a gap
 	obey  map[cluster.NodeName]bool // nodes that carry out orders
 	fail  map[string]string         // service@node -> report state instead of running/stopped
 	ban   cluster.Ban               // of the next report
@@ -59,7 +60,7 @@ func (w *world) commit(guards []cluster.Guard, writes ...cluster.Write) bool {
 		}
 	}
 	w.checkOwners()
-	w.checkStates(Plan(Snapshot{State: w.state.Clone(), Now: w.now, Self: w.self}))
+	w.checkStates(Plan(Snapshot{State: w.state.Clone(), Now: w.now, Self: w.self, Abstain: w.away}))
 	return true
 }
 
@@ -155,8 +156,8 @@ func (w *world) answers(boot cluster.BootID) bool {
 // plan runs one plan and commits its orders.
 func (w *world) plan() int {
 	before := w.state.Clone()
-	result := Plan(Snapshot{State: w.state.Clone(), Now: w.now, Self: w.self})
-	again := Plan(Snapshot{State: before, Now: w.now, Self: w.self})
+	result := Plan(Snapshot{State: w.state.Clone(), Now: w.now, Self: w.self, Abstain: w.away})
+	again := Plan(Snapshot{State: before, Now: w.now, Self: w.self, Abstain: w.away})
 	if fmt.Sprint(result) != fmt.Sprint(again) {
 		w.faults = append(w.faults, "the same snapshot gave two different plans")
 	}

@@ -172,7 +172,7 @@ func (g *guest) start(by *program, c resource.Call) {
 	}
 	p := &process{
 		m: by.machine, g: g, service: c.Service, generation: c.Generation, node: g.name,
-		boot: g.bootIDLocked(), ended: make(chan struct{}),
+		boot: g.bootIDLocked(), ended: make(chan struct{}), reverted: g.reverted,
 	}
 	g.processes[c.Service] = p
 	g.w.note("%s starts %s, generation %d", p.boot, c.Service, c.Generation)

@@ -80,6 +80,14 @@ func (w *World) begin() {
 		}
 		g.place().powerOn(g)
 	}
+	w.wg.Go(func() {
+		for w.ctx.Err() == nil {
+			for _, g := range w.sortedGuests() {
+				g.look()
+			}
+			time.Sleep(watchPause)
+		}
+	})
 }
 
 // watch looks at what only time can show.
@@ -92,9 +100,6 @@ type watch struct {
 func (o *watch) until(t time.Duration) {
 	for o.w.now() < t && len(o.w.Violations()) == 0 {
 		time.Sleep(min(watchPause, t-o.w.now()))
-		for _, g := range o.w.sortedGuests() {
-			g.look()
-		}
 		o.minority()
 		o.w.askHosts()
 	}

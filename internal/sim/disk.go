@@ -65,7 +65,7 @@ func (d *disk) land(x write) {
 func (d *disk) claim(p *process) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if other := d.holder[p.service]; other != nil && other != p && other.answers() && !other.reverted && other.boot != p.boot {
+	if other := d.holder[p.service]; other != nil && other != p && other.answers() && !other.reverted && !p.reverted && other.boot != p.boot {
 		d.w.violate("I1", "the address of %s is claimed by %s while %s answers at it", p.service, p.boot, other.boot)
 	}
 	d.holder[p.service] = p

@@ -289,6 +289,8 @@ func (w *World) revive() {
 		case g.bare:
 			m.release(func(string) bool { return true })
 			g.startDaemon(m)
+		case g.isReverted(): // its host has lost the memory by which it would destroy it
+			h.dies(g, true)
 		case h.driver.isSaved(g.id()):
 			// A cluster without quorum takes no image back: where too many of its
 			// voters were saved, their administrator starts them cold.
@@ -315,6 +317,12 @@ func (g *guest) hasStaleDisk() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.staleDisk
+}
+
+func (g *guest) isReverted() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.reverted
 }
 
 // idle reports whether no daemon runs though nothing but an administrator

@@ -47,7 +47,7 @@ var timeouts = []timeout{
 	{"silence after a migration", "detect", "MovingMargin", detect.MovingMargin, true, (*race).ownerSilentAfterMove},
 
 	{"answers to accusations", "plan", "AppealAge", plan.AppealAge, false, (*race).answersLate},
-	{"fence attempt", "plan", "AttemptTimeout", plan.AttemptTimeout, false, (*race).reportsLost},
+	{"fence attempt", "plan", "AttemptTimeout", plan.AttemptTimeout, false, (*race).executorStalls},
 	{"first retry of a fence", "plan", "RetryFirst", plan.RetryFirst, false, (*race).powerFails},
 	{"later retries of a fence", "plan", "RetryMost", plan.RetryMost, false, (*race).powerFails},
 	{"first retry of a start", "plan", "PowerOnFirst", plan.PowerOnFirst, false, (*race).powerOnFails},
@@ -99,9 +99,10 @@ func plain(mobile bool) func(*World) Plan {
 
 // Bounds of a race.
 const (
-	raceWait = time.Minute            // for what must be before a fault can begin
-	racePoll = 5 * time.Millisecond   // how often that is looked at
-	raceRest = 500 * time.Millisecond // of a cluster behind a fault that others see
+	raceWait  = time.Minute            // for what must be before a fault can begin
+	racePoll  = 5 * time.Millisecond   // how often that is looked at
+	raceRest  = 500 * time.Millisecond // of a cluster behind a fault that others see
+	raceAfter = 5 * time.Second        // of life behind the repair
 )
 
 // play lives through one world of the row.
@@ -125,9 +126,9 @@ func (row timeout) play(span time.Duration, log *recorder) (result Result, misse
 		default:
 		}
 	}
-	if len(w.Violations()) == 0 {
-		w.settle(o)
-	}
+	w.settle(o)
+	o.until(w.now() + raceAfter) // what comes late must do no harm either
+	w.settle(o)
 	w.Close()
 	return Result{Violations: w.Violations(), Story: w.Story(), Simulated: w.now(), Writes: w.disk.count}, r.missed
 }
@@ -358,19 +359,20 @@ func (r *race) answersLate() {
 	l.setLag(0)
 }
 
-// reportsLost: what the executor of a fence has done is not written down.
-func (r *race) reportsLost() {
+// executorStalls: who is to end a boot that cannot stop its service stands
+// still, and no power call ends meanwhile. The boot itself votes on.
+func (r *race) executorStalls() {
 	g := r.owner()
-	boot := r.bootOf(g)
-	r.hangOwner()
-	executor := r.awaitFence(boot)
-	if executor == nil {
-		return
+	g.setFaults(AgentFaults{StopHangs: true})
+	r.allDrivers(func(d *driver) { d.setFault(PowerHangs) })
+	r.moveAway()
+	if executor := r.awaitFence(r.bootOf(g)); executor != nil {
+		end := r.stall(executor)
+		r.last()
+		end()
 	}
-	l := executor.link()
-	l.setLost(1)
-	r.last()
-	l.setLost(0)
+	r.allDrivers(func(d *driver) { d.setFault(PowerGood) })
+	g.setFaults(AgentFaults{})
 }
 
 func (r *race) powerFails() {

@@ -18,7 +18,11 @@ type timeout struct {
 	// program itself says, or the model's.
 	pkg, constant string
 	value         time.Duration
-	mobile        bool // guests may migrate in this row's world
+	// edge is how much later (less than 0: earlier) than value the fault may have
+	// to end to win or to lose, since the clock of the timeout starts before it,
+	// or something takes time behind it; 0: about none.
+	edge   time.Duration
+	mobile bool // guests may migrate in this row's world
 	// hold lets the fault last as long as r.span, undoes it and returns.
 	hold func(r *race)
 }
@@ -34,62 +38,65 @@ type race struct {
 // modelAgent is the start and stop timeout of the model's service.
 const modelAgent = 2 * time.Second
 
+// beatAndCommit is what passes from a silence until something is written for it.
+const beatAndCommit = 160 * time.Millisecond
+
 // timeouts are all that race. Each row is played with faults that end just
 // before, at, and just after it, and long after it.
 var timeouts = []timeout{
-	{"suspect, host asked", "detect", "", detect.HostAware().Suspect, false, (*race).ownerStalls},
-	{"lost, host asked", "detect", "", detect.HostAware().Lost, false, (*race).ownerStalls},
-	{"suspect, no host", "detect", "", detect.HostBlind().Suspect, false, (*race).ownerStallsUnseen},
-	{"lost, no host", "detect", "", detect.HostBlind().Lost, false, (*race).ownerStallsUnseen},
-	{"gap of an observer", "detect", "GapLimit", detect.GapLimit, false, (*race).leaderStalls},
-	{"pause grace", "cluster", "DefaultPauseGrace", cluster.DefaultPauseGrace, false, (*race).ownerPaused},
-	{"migration", "detect", "MovingCap", detect.MovingCap, true, (*race).ownerMoves},
-	{"silence after a migration", "detect", "MovingMargin", detect.MovingMargin, true, (*race).ownerSilentAfterMove},
+	{"suspect, host asked", "detect", "", detect.HostAware().Suspect, beatAndCommit, false, (*race).ownerStalls},
+	{"lost, host asked", "detect", "", detect.HostAware().Lost, beatAndCommit, false, (*race).ownerStalls},
+	{"suspect, no host", "detect", "", detect.HostBlind().Suspect, beatAndCommit, false, (*race).ownerStallsUnseen},
+	{"lost, no host", "detect", "", detect.HostBlind().Lost, beatAndCommit, false, (*race).ownerStallsUnseen},
+	{"gap of an observer", "detect", "GapLimit", detect.GapLimit, 0, false, (*race).leaderStalls},
+	{"pause grace", "cluster", "DefaultPauseGrace", cluster.DefaultPauseGrace, beatAndCommit, false, (*race).ownerPaused},
+	{"migration", "detect", "MovingCap", detect.MovingCap, beatAndCommit, true, (*race).ownerMoves},
+	{"silence after a migration", "detect", "MovingMargin", detect.MovingMargin, beatAndCommit, true, (*race).ownerSilentAfterMove},
 
-	{"answers to accusations", "plan", "AppealAge", plan.AppealAge, false, (*race).answersLate},
-	{"fence attempt", "plan", "AttemptTimeout", plan.AttemptTimeout, false, (*race).executorStalls},
-	{"first retry of a fence", "plan", "RetryFirst", plan.RetryFirst, false, (*race).powerFails},
-	{"later retries of a fence", "plan", "RetryMost", plan.RetryMost, false, (*race).powerFails},
-	{"first retry of a start", "plan", "PowerOnFirst", plan.PowerOnFirst, false, (*race).powerOnFails},
-	{"later retries of a start", "plan", "PowerOnMost", plan.PowerOnMost, false, (*race).powerOnFails},
+	{"answers to accusations", "plan", "AppealAge", plan.AppealAge, beatAndCommit, false, (*race).answersLate},
+	{"fence attempt", "plan", "AttemptTimeout", plan.AttemptTimeout, beatAndCommit, false, (*race).executorStalls},
+	{"first retry of a fence", "plan", "RetryFirst", plan.RetryFirst, 0, false, (*race).powerFails},
+	{"later retries of a fence", "plan", "RetryMost", plan.RetryMost, 0, false, (*race).powerFails},
+	{"first retry of a start", "plan", "PowerOnFirst", plan.PowerOnFirst, 0, false, (*race).powerOnFails},
+	{"later retries of a start", "plan", "PowerOnMost", plan.PowerOnMost, 0, false, (*race).powerOnFails},
 
-	{"commit", "node", "commitTimeout", 500 * time.Millisecond, false, (*race).storeSlow},
-	{"store budget", "node", "storeBudget", 15 * time.Second, false, (*race).storeAway},
-	{"self-reset without the store", "node", "budgetMargin", 10 * time.Second, false, (*race).stopHangsWithoutStore},
-	{"one self-reset", "node", "resetTimeout", 30 * time.Second, false, (*race).resetTakes},
-	{"pause between self-resets", "node", "resetRetry", 5 * time.Second, false, (*race).resetTakes},
-	{"fence order", "node", "fenceTimeout", 10 * time.Second, false, (*race).powerTakes},
-	{"one round of the leader", "node", "tickLimit", 3 * time.Second, false, (*race).leaderStalls},
-	{"hand-over of the store's lead", "node", "steerPause", 2 * time.Second, false, (*race).leaderStalls},
-	{"answer to the leader", "node", "answerTime", 200 * time.Millisecond, false, (*race).leaderSlow},
-	{"refresh of a view", "node", "viewRefresh", time.Second, false, (*race).viewsLost},
-	{"place of a guest", "node", "placeTimeout", 5 * time.Second, true, (*race).placeWaits},
-	{"probe", "node", "probeRetry", 2 * time.Second, false, (*race).probeBlind},
-	{"announcement of a leave", "node", "leaveAnnounce", 3 * time.Second, false, (*race).leavesUnannounced},
-	{"record of a leave", "node", "leaveRecord", 5 * time.Second, false, (*race).leavesUnrecorded},
-	{"stop of a doomed boot", "node", "doomStop", 30 * time.Second, false, (*race).doomedStopHangs},
-	{"redial of a host", "node", "redialMost", time.Second, false, (*race).hostCutOff},
+	{"commit", "node", "commitTimeout", 500 * time.Millisecond, -10 * time.Millisecond, false, (*race).storeSlow},
+	{"store budget", "node", "storeBudget", 15 * time.Second, -3500 * time.Millisecond, false, (*race).storeAway},
+	{"self-reset without the store", "node", "budgetMargin", 10 * time.Second, 0, false, (*race).stopHangsWithoutStore},
+	{"one self-reset", "node", "resetTimeout", 30 * time.Second, 0, false, (*race).resetTakes},
+	{"pause between self-resets", "node", "resetRetry", 5 * time.Second, 0, false, (*race).resetTakes},
+	{"fence order", "node", "fenceTimeout", 10 * time.Second, -20 * time.Millisecond, false, (*race).powerTakes},
+	{"one round of the leader", "node", "tickLimit", 3 * time.Second, 0, false, (*race).leaderStalls},
+	{"hand-over of the store's lead", "node", "steerPause", 2 * time.Second, 0, false, (*race).leaderStalls},
+	{"answer to the leader", "node", "answerTime", 200 * time.Millisecond, 0, false, (*race).leaderSlow},
+	{"refresh of a view", "node", "viewRefresh", time.Second, 0, false, (*race).viewsLost},
+	{"place of a guest", "node", "placeTimeout", 5 * time.Second, 0, true, (*race).placeWaits},
+	{"probe", "node", "probeRetry", 2 * time.Second, 0, false, (*race).probeBlind},
+	{"announcement of a leave", "node", "leaveAnnounce", 3 * time.Second, -time.Second, false, (*race).leavesUnannounced},
+	{"record of a leave", "node", "leaveRecord", 5 * time.Second, -time.Second, false, (*race).leavesUnrecorded},
+	{"stop of a doomed boot", "node", "doomStop", 30 * time.Second, 0, false, (*race).doomedStopHangs},
+	{"redial of a host", "node", "redialMost", time.Second, 0, false, (*race).hostCutOff},
 
-	{"commit of a ticket", "executor", "commitTimeout", 500 * time.Millisecond, false, (*race).ticketSlow},
-	{"second try of a stop", "executor", "stopRetry", 2 * time.Second, false, (*race).stopFails},
-	{"start of a service", "sim", "", modelAgent, false, (*race).startHangs},
-	{"stop of a service", "sim", "", modelAgent, false, (*race).stopHangs},
+	{"commit of a ticket", "executor", "commitTimeout", 500 * time.Millisecond, -10 * time.Millisecond, false, (*race).ticketSlow},
+	{"second try of a stop", "executor", "stopRetry", 2 * time.Second, 0, false, (*race).stopFails},
+	{"start of a service", "sim", "", modelAgent, 0, false, (*race).startHangs},
+	{"stop of a service", "sim", "", modelAgent, 0, false, (*race).stopHangs},
 
-	{"off", "hostd", "offTimeout", 15 * time.Second, false, (*race).powerTakes},
-	{"on", "hostd", "changeTimeout", 10 * time.Second, false, (*race).powerOnTakes},
-	{"result of an order", "hostd", "settleTimeout", 5 * time.Second, false, (*race).journalFull},
-	{"boot of a host", "hostd", "hostBootRetry", time.Second, false, (*race).hypervisorAwayAtStart},
-	{"arrival of a guest", "hostd", "placeTimeout", 5 * time.Second, true, (*race).placeWaits},
-	{"listing", "hostd", "relistInterval", 2 * time.Second, false, (*race).hypervisorQuiet},
-	{"one listing", "hostd", "listTimeout", 5 * time.Second, false, (*race).listHangs},
-	{"first pause of a watch", "hostd", "watchBackoffMin", 100 * time.Millisecond, false, (*race).hypervisorAway},
-	{"longest pause of a watch", "hostd", "watchBackoffMax", 5 * time.Second, false, (*race).hypervisorAway},
+	{"off", "hostd", "offTimeout", 15 * time.Second, 0, false, (*race).powerTakes},
+	{"on", "hostd", "changeTimeout", 10 * time.Second, 0, false, (*race).powerOnTakes},
+	{"result of an order", "hostd", "settleTimeout", 5 * time.Second, 0, false, (*race).journalFull},
+	{"boot of a host", "hostd", "hostBootRetry", time.Second, 0, false, (*race).hypervisorAwayAtStart},
+	{"arrival of a guest", "hostd", "placeTimeout", 5 * time.Second, -1500 * time.Millisecond, true, (*race).placeWaits},
+	{"listing", "hostd", "relistInterval", 2 * time.Second, 0, false, (*race).hypervisorQuiet},
+	{"one listing", "hostd", "listTimeout", 5 * time.Second, 0, false, (*race).listHangs},
+	{"first pause of a watch", "hostd", "watchBackoffMin", 100 * time.Millisecond, 0, false, (*race).hypervisorAway},
+	{"longest pause of a watch", "hostd", "watchBackoffMax", 5 * time.Second, 0, false, (*race).hypervisorAway},
 
-	{"silence of a host's stream", "hostclient", "silenceLimit", 3 * time.Second, false, (*race).hostCutOff},
-	{"question to a host", "hostclient", "askTimeout", 8 * time.Second, false, (*race).stateHangs},
-	{"order to a host", "hostclient", "orderTimeout", 25 * time.Second, false, (*race).powerTakes},
+	{"silence of a host's stream", "hostclient", "silenceLimit", 3 * time.Second, -time.Second, false, (*race).hostCutOff},
+	{"question to a host", "hostclient", "askTimeout", 8 * time.Second, 0, false, (*race).stateHangs},
+	{"order to a host", "hostclient", "orderTimeout", 25 * time.Second, 0, false, (*race).powerTakes},
 
-	{"first load", "mirror", "loadTimeout", 5 * time.Second, false, (*race).loadSlow},
+	{"first load", "mirror", "loadTimeout", 5 * time.Second, 0, false, (*race).loadSlow},
 }
 
 // plain is the world of every row but for what the row says.
@@ -106,8 +113,8 @@ const (
 )
 
 // play lives through one world of the row.
-func (row timeout) play(span time.Duration, log *recorder) (result Result, missed string) {
-	w := newWorld(1, plain(row.mobile), log)
+func (row timeout) play(seed uint64, span time.Duration, log *recorder) (result Result, missed string) {
+	w := newWorld(seed, plain(row.mobile), log)
 	o := &watch{w: w, since: map[string]time.Duration{}}
 	r := &race{World: w, span: span}
 	w.begin()

@@ -16,26 +16,37 @@ import (
 	"time"
 )
 
+// edgeSteps is how many worlds are played across the edge of a row, each of
+// another seed, so that beats and polls have other phases.
+const edgeSteps = 6
+
 // TestTimeouts lets a fault that races with each timeout end just before, at
-// and just after it, and long after it. No promise may break, and everything
-// runs again.
+// and just after it, long after it, and where else it has its edge. No promise
+// may break, and everything runs again.
 func TestTimeouts(t *testing.T) {
 	for _, row := range timeouts {
-		for _, span := range []time.Duration{row.value - time.Millisecond, row.value, row.value + time.Millisecond, 2*row.value + 3*time.Second} {
-			t.Run(row.name+"/"+span.String(), func(t *testing.T) {
-				t.Parallel()
-				var result Result
-				var missed string
-				synctest.Test(t, func(*testing.T) { result, missed = row.play(span, newRecorder()) })
-				if missed != "" {
-					t.Errorf("%v: the fault did not come about: %s\n%s", row, missed, result.Story)
-				}
-				if len(result.Violations) > 0 {
-					t.Errorf("%v held up for %v broke %s\n%s", row, span, strings.Join(result.Violations, "\n"), result.Story)
-				}
-			})
+		for _, span := range []time.Duration{row.value - time.Millisecond, row.value, row.value + time.Millisecond, row.value + min(row.value, 10*time.Second) + 3*time.Second} {
+			playTimeout(t, row, 1, span)
+		}
+		for step := time.Duration(1); row.edge != 0 && step <= edgeSteps; step++ {
+			playTimeout(t, row, uint64(step), row.value+row.edge*step/edgeSteps)
 		}
 	}
+}
+
+func playTimeout(t *testing.T, row timeout, seed uint64, span time.Duration) {
+	t.Run(row.name+"/"+span.String(), func(t *testing.T) {
+		t.Parallel()
+		var result Result
+		var missed string
+		synctest.Test(t, func(*testing.T) { result, missed = row.play(seed, span, newRecorder()) })
+		if missed != "" {
+			t.Errorf("%v: the fault did not come about: %s\n%s", row, missed, result.Story)
+		}
+		if len(result.Violations) > 0 {
+			t.Errorf("%v held up for %v in the world of seed %d broke %s\n%s", row, span, seed, strings.Join(result.Violations, "\n"), result.Story)
+		}
+	})
 }
 
 // Reasons that several constants share.

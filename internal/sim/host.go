@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"errors"
@@ -202,8 +203,9 @@ type driver struct {
 	*mem.Driver
 	h *host
 
-	mu    sync.Mutex // guards fault
+	mu    sync.Mutex // guards everything below
 	fault PowerFault
+	takes time.Duration // of each power call; 0: as usual
 }
 
 // immobile is a driver whose guests cannot move or be saved.
@@ -224,13 +226,19 @@ func (d *driver) setFault(f PowerFault) {
 	d.fault = f
 }
 
+func (d *driver) setTakes(takes time.Duration) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.takes = takes
+}
+
 // hinder carries the fault of a power call out. done: the caller goes on and
 // answers with err afterwards.
 func (d *driver) hinder(ctx context.Context) (goOn bool, err error) {
 	d.mu.Lock()
-	fault := d.fault
+	fault, fixed := d.fault, d.takes
 	d.mu.Unlock()
-	takes := d.h.w.between("power", 20*time.Millisecond, 250*time.Millisecond)
+	takes := cmp.Or(fixed, d.h.w.between("power", 20*time.Millisecond, 250*time.Millisecond))
 	switch fault {
 	case PowerSlow:
 		takes = d.h.w.between("power", time.Second, 9*time.Second)

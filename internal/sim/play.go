@@ -252,6 +252,7 @@ func (w *World) heal() {
 		h.back()
 		h.startHostd()
 		h.driver.setFault(PowerGood)
+		h.driver.setTakes(0)
 		h.driver.SetFault(nil)
 		h.driver.SetAvailable(true)
 		h.driver.SetQuiet(false)
@@ -272,6 +273,7 @@ func (w *World) heal() {
 		if l := g.link(); l != nil {
 			l.setLag(0)
 			l.setLost(0)
+			l.setSlow(0)
 			l.freeze(false)
 		}
 	}

@@ -111,7 +111,8 @@ type link struct {
 	lag   time.Duration
 	stale []cluster.KV // what Load shows while set
 	at    cluster.Revision
-	lost  float64 // chance that a commit or its answer is lost
+	lost  float64       // chance that a commit or its answer is lost
+	slow  time.Duration // how much longer each answer takes
 }
 
 var _ store.Store = (*link)(nil)
@@ -136,7 +137,14 @@ func (l *link) reach(ctx context.Context) error {
 
 // answered is the way back: an answer that comes after ctx has ended is none.
 func (l *link) answered(ctx context.Context) bool {
-	time.Sleep(l.p.w.net.latency())
+	l.mu.Lock()
+	slow := l.slow
+	l.mu.Unlock()
+	select {
+	case <-time.After(l.p.w.net.latency() + slow):
+	case <-ctx.Done():
+		return false
+	}
 	return l.p.gate() == nil && ctx.Err() == nil && l.p.w.net.both(l.p.name, l.raft.lead())
 }
 
@@ -253,6 +261,12 @@ func (l *link) setLost(p float64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.lost = p
+}
+
+func (l *link) setSlow(d time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.slow = d
 }
 
 // raftPort is node.Raft for one daemon.

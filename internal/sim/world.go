@@ -65,14 +65,17 @@ type Plan struct {
 }
 
 // NewWorld makes the world of a seed; nothing runs yet.
-func NewWorld(seed uint64, log *recorder) *World {
+func NewWorld(seed uint64, log *recorder) *World { return newWorld(seed, (*World).draw, log) }
+
+// newWorld makes a world of the shape that the function chooses.
+func newWorld(seed uint64, shape func(*World) Plan, log *recorder) *World {
 	w := &World{
 		Seed: seed, start: time.Now(), log: log,
 		streams: map[string]*rand.Rand{}, guests: map[string]*guest{}, hosts: map[string]*host{}, pending: map[*time.Timer]bool{},
 		bodies: map[cluster.BootID][]*machine{},
 	}
 	w.ctx, w.cancel = context.WithCancel(context.Background())
-	w.Plan = w.draw()
+	w.Plan = shape(w)
 	w.net = newNetwork(w)
 	w.disk = &disk{w: w, newest: map[cluster.ServiceName]write{}, holder: map[cluster.ServiceName]*process{}}
 	var voters []string

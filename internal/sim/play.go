@@ -26,7 +26,7 @@ const (
 	minorityLimit = 24 * time.Second
 	// resetLimit is the same where stops do not work: the node must have reset
 	// itself by then (P20), if its host can be asked.
-	resetLimit = time.Minute
+	resetLimit = 100 * time.Second
 	watchPause = 250 * time.Millisecond
 )
 

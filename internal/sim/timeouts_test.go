@@ -62,6 +62,7 @@ var notRaced = map[string]string{
 	"node.claimPoll":      onlyPace,
 	"node.watchPoll":      onlyPace,
 	"node.planPoll":       onlyPace,
+	"node.planGap":        "a gap only delays fencing for silence; tickLimit and the pauses of the leader reach far beyond it",
 	"node.claimStagger":   "keeps candidates from claiming at once; who claims first is decided by the store",
 	"node.commitRetry":    onlyPace,
 	"node.budgetPoll":     onlyPace,

@@ -170,6 +170,9 @@ func (w *World) settle(o *watch) {
 	w.note("everything is repaired")
 	w.heal()
 	limit, operator := w.now()+recoverLimit, w.now()+recoverLimit/2
+	if w.alone(o); len(w.Violations()) > 0 {
+		return
+	}
 	missing := "?"
 	for missing != "" && w.now() < limit && len(w.Violations()) == 0 {
 		o.until(w.now() + time.Second)
@@ -182,6 +185,41 @@ func (w *World) settle(o *watch) {
 	if missing != "" && len(w.Violations()) == 0 {
 		w.violate("I4", "%v after the repair: %s", recoverLimit, missing)
 	}
+}
+
+// aloneLimit is how long the cluster gets to recover what it can without help.
+const aloneLimit = 45 * time.Second
+
+// alone checks I4 in its narrow form: where hosts can prove every end and two
+// guests of three are well, the cluster recovers from a third that hangs, or
+// whose daemon is gone, without an administrator.
+func (w *World) alone(o *watch) {
+	if w.Plan.Mobile || w.inDoubt() || w.Plan.Witness || len(w.Plan.Places) != w.Plan.Hosts || !w.wellEnough() {
+		return
+	}
+	missing := "?"
+	for limit := w.now() + aloneLimit; missing != "" && w.now() < limit && len(w.Violations()) == 0; missing = w.missing() {
+		o.until(w.now() + time.Second)
+		if !w.wellEnough() {
+			return
+		}
+	}
+	if missing != "" && w.wellEnough() && len(w.Violations()) == 0 {
+		w.violate("I4", "%v after the repair, and without help: %s", aloneLimit, missing)
+	}
+}
+
+// wellEnough reports whether all guests but one run with their daemons.
+func (w *World) wellEnough() bool {
+	ill := 0
+	for _, g := range w.sortedGuests() {
+		g.mu.Lock()
+		if g.machine == nil || !g.machine.running() || g.daemon == nil || g.daemon.node == nil || g.daemon.ctx.Err() != nil {
+			ill++
+		}
+		g.mu.Unlock()
+	}
+	return ill <= 1
 }
 
 // confirmDead is the operator's true word on boots whose end no host can prove.
@@ -291,7 +329,7 @@ func (w *World) revive() {
 		case g.bare:
 			m.release(func(string) bool { return true })
 			g.startDaemon(m)
-		case g.isReverted(): // its host has lost the memory by which it would destroy it
+		case m != nil && g.isReverted(): // its host has lost the memory by which it would destroy it
 			h.dies(g, true)
 		case h.driver.isSaved(g.id()):
 			// A cluster without quorum takes no image back: where too many of its

@@ -15,12 +15,13 @@ import (
 // exists only in one build. If no world notices, the simulator
 // does not watch over that guard.
 type mutant struct {
-	name string // also that of the row in doc/safety.md
-	rule string // the promise or rule that it breaks
-	file string
-	old  string // stands once in the file
-	new  string
+	name  string // also that of the row in doc/safety.md
+	rule  string // the promise or rule that it breaks
+	edits []edit
 }
+
+// edit replaces a text that stands once in a file.
+type edit struct{ file, old, new string }
 
 // mutantSeeds is how many worlds may pass before a mutant has to be noticed.
 const mutantSeeds = 1000
@@ -70,22 +71,29 @@ func search(ctx context.Context, binary string, o options) (worlds int, noticed 
 
 // build compiles the tests of package sim with the mutant in them.
 func (m mutant) build(ctx context.Context, dir string) (string, error) {
-	text, err := os.ReadFile(m.file)
-	if err != nil {
-		return "", err
+	replaced := map[string]string{}
+	for i, e := range m.edits {
+		path, err := filepath.Abs(e.file)
+		if err != nil {
+			return "", err
+		}
+		from := path
+		if replaced[path] != "" {
+			from = replaced[path] // a second edit of the file
+		}
+		text, err := os.ReadFile(from)
+		if err != nil {
+			return "", err
+		}
+		if n := strings.Count(string(text), e.old); n != 1 {
+			return "", fmt.Errorf("its text stands %d times in %s, want once: the code has changed, change the mutant", n, e.file)
+		}
+		replaced[path] = filepath.Join(dir, fmt.Sprintf("mutant%d.go", i))
+		if err := os.WriteFile(replaced[path], []byte(strings.Replace(string(text), e.old, e.new, 1)), 0o600); err != nil {
+			return "", err
+		}
 	}
-	if n := strings.Count(string(text), m.old); n != 1 {
-		return "", fmt.Errorf("its text stands %d times in %s, want once: the code has changed, change the mutant", n, m.file)
-	}
-	changed := filepath.Join(dir, "mutant.go")
-	if err := os.WriteFile(changed, []byte(strings.Replace(string(text), m.old, m.new, 1)), 0o600); err != nil {
-		return "", err
-	}
-	path, err := filepath.Abs(m.file)
-	if err != nil {
-		return "", err
-	}
-	overlay, err := json.Marshal(map[string]map[string]string{"Replace": {path: changed}})
+	overlay, err := json.Marshal(map[string]map[string]string{"Replace": replaced})
 	if err != nil {
 		return "", err
 	}

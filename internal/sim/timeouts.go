@@ -107,6 +107,7 @@ func plain(mobile bool) func(*World) Plan {
 // Bounds of a race.
 const (
 	raceWait  = time.Minute            // for what must be before a fault can begin
+	raceMost  = 5 * time.Minute        // of a fault
 	racePoll  = 5 * time.Millisecond   // how often that is looked at
 	raceRest  = 500 * time.Millisecond // of a cluster behind a fault that others see
 	raceAfter = 5 * time.Second        // of life behind the repair
@@ -118,26 +119,39 @@ func (row timeout) play(seed uint64, span time.Duration, log *recorder) (result 
 	o := &watch{w: w, since: map[string]time.Duration{}}
 	r := &race{World: w, span: span}
 	w.begin()
-	for limit := w.now() + recoverLimit; w.missing() != "" && w.now() < limit; {
-		o.until(w.now() + watchPause)
+	r.while(o, func() bool { return w.missing() != "" })
+	if owner := r.owner(); owner == r.leader() { // each has its own faults
+		r.moveAway()
+		r.while(o, func() bool { return r.owner() == owner || w.missing() != "" })
+		w.commit(cluster.Remove(cluster.KeyWish("db")))
 	}
 	o.until(w.now() + time.Second)
+	w.note("%s: %v; %s leads, %s owns", row.name, span, r.leader().name, r.owner().name)
 	done := make(chan struct{})
-	w.note("%s: %v", row.name, span)
 	w.wg.Go(func() { defer close(done); row.hold(r) })
-	for open := true; open && len(w.Violations()) == 0; {
-		o.until(w.now() + watchPause)
+	r.while(o, func() bool {
 		select {
 		case <-done:
-			open = false
+			return false
 		default:
+			return true
 		}
-	}
+	})
 	w.settle(o)
 	o.until(w.now() + raceAfter) // what comes late must do no harm either
 	w.settle(o)
 	w.Close()
 	return Result{Violations: w.Violations(), Story: w.Story(), Simulated: w.now(), Writes: w.disk.count}, r.missed
+}
+
+// while lets the world live as long as something is so.
+func (r *race) while(o *watch, is func() bool) {
+	for limit := r.now() + raceMost; is() && len(r.Violations()) == 0; {
+		if r.now() > limit {
+			r.violate("race", "it does not end")
+		}
+		o.until(r.now() + watchPause)
+	}
 }
 
 // sleep lets time pass, at most until the world ends.
@@ -360,10 +374,19 @@ func (r *race) answersLate() {
 	g := r.owner()
 	l := g.link()
 	l.setLag(r.span)
-	mend := r.cutApart([]string{g.name}, r.nodes(r.guests[r.raft.lead()]))
+	mend := r.cutApart([]string{g.name}, []string{r.deaf(g).name})
 	r.sleep(r.span + 4*time.Second)
 	mend()
 	l.setLag(0)
+}
+
+// deaf is a peer of a guest that does not lead the store, so that a cut between
+// the two takes it from neither.
+func (r *race) deaf(g *guest) *guest {
+	if b := r.bystander(); b.name != r.raft.lead() {
+		return b
+	}
+	return r.leader()
 }
 
 // executorStalls: who is to end a boot that cannot stop its service stands

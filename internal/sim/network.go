@@ -27,10 +27,12 @@ type network struct {
 	cuts    int               // counts the times when all were mended
 	weather Weather
 	mute    bool // no heartbeat passes anywhere
+	// unheard are machines whose heartbeats reach nobody, though all else does.
+	unheard map[string]bool
 }
 
 func newNetwork(w *World) *network {
-	return &network{w: w, random: w.random("network"), cut: map[[2]string]int{}}
+	return &network{w: w, random: w.random("network"), cut: map[[2]string]int{}, unheard: map[string]bool{}}
 }
 
 // open reports whether packets pass from a to b.
@@ -49,7 +51,7 @@ func (n *network) clear(name string) bool {
 			return false
 		}
 	}
-	return n.weather == Weather{} && !n.mute
+	return n.weather == Weather{} && !n.mute && !n.unheard[name]
 }
 
 // both reports whether packets pass in both directions.
@@ -75,6 +77,7 @@ func (n *network) mend() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	clear(n.cut)
+	clear(n.unheard)
 	n.weather, n.mute, n.cuts = Weather{}, false, n.cuts+1
 }
 
@@ -85,10 +88,18 @@ func (n *network) setMute(mute bool) {
 	n.mute = mute
 }
 
-func (n *network) isMute() bool {
+// setUnheard lets no heartbeat of one machine pass, or all of them again.
+func (n *network) setUnheard(name string, unheard bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.mute
+	n.unheard[name] = unheard
+}
+
+// isMute reports whether no heartbeat of a machine passes.
+func (n *network) isMute(name string) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.mute || n.unheard[name]
 }
 
 func (n *network) setWeather(weather Weather) {
@@ -168,7 +179,7 @@ func newBeats(p *program, self cluster.Boot) *beats {
 
 // Send implements node.Beats.
 func (b *beats) Send(peers []heartbeat.Peer, payload heartbeat.Payload) {
-	if b.p.gate() != nil || b.p.w.net.isMute() {
+	if b.p.gate() != nil || b.p.w.net.isMute(b.p.name) {
 		return
 	}
 	w := b.p.w

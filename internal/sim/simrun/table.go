@@ -41,7 +41,7 @@ var mutants = []mutant{
 	}}},
 	{"off kills at the source alone", "P5", []edit{{
 		"internal/hostd/act.go",
-		"	if err := a.abort(ctx, t); err != nil {", "	if err := error(nil); err != nil {",
+		"off(ctx context.Context, t Target) error {\n	if err := a.abort(ctx, t); err != nil {", "off(ctx context.Context, t Target) error {\n	if err := error(nil); err != nil {",
 	}, {
 		"internal/plan/fence.go",
 		"		default:\n			return \"\", \"\", nil\n		}\n	}\n	return kind, strings.Join",
@@ -65,7 +65,7 @@ var mutants = []mutant{
 	}}},
 	{"certificates are told once", "P9", []edit{{
 		"internal/hostd/lives.go",
-		"	return hello, l.state().Since(c, seq)", "	return hello, nil",
+		"		Certificates: l.state().Since(c, seq), Absences", "		Absences",
 	}}},
 	{"any host may certify", "P11", []edit{{
 		"internal/plan/fence.go",
@@ -83,8 +83,8 @@ var mutants = []mutant{
 	}}},
 	{"a failed start is not stopped", "P16", []edit{{
 		"internal/executor/worker.go",
-		"	w.stopAndReport(ctx, cluster.ReportFailed, cause.Error())",
-		"	generation := w.running.Generation\n	w.running = cluster.Owner{}\n	w.setActive(false, nil)\n	w.reports.put(cluster.ReportFailed, generation, cause.Error(), 0)",
+		"	w.stopAndReport(ctx, cluster.ReportFailed, cause.Error(), banOf(cause))",
+		"	generation := w.running.Generation\n	w.running = cluster.Owner{}\n	w.setActive(false, nil)\n	w.reports.put(cluster.ReportFailed, generation, cause.Error(), 0)\n	_ = banOf",
 	}}},
 	{"one accuser is enough", "P17", []edit{{
 		"internal/plan/boots.go",
@@ -93,7 +93,7 @@ var mutants = []mutant{
 	}}},
 	{"a gap accuses everybody", "P17", []edit{{
 		"internal/node/pulse.go",
-		"Silent: verdict.Silent, Abstain: verdict.Abstain}", "Silent: verdict.Silent}",
+		"Words: verdict.Words, Abstain: verdict.Abstain}", "Words: verdict.Words}",
 	}}},
 	{"there is no brake", "P18", []edit{{
 		"internal/plan/fence.go",

@@ -20,7 +20,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # What the simulator runs as WebAssembly: it must stay free of what only an
 # operating system has.
 PORTABLE := ./internal/hostd ./internal/hostd/hostdtest ./internal/hostd/journal ./internal/hostclient ./internal/node \
-	./internal/executor ./internal/store/mem ./internal/hypervisor/mem ./internal/plan
+	./internal/executor ./internal/store/mem ./internal/hypervisor/mem ./internal/plan ./internal/sim
 
 # go stamps the version from git, unless git refuses the checkout (no
 # repository, or one that belongs to somebody else).
@@ -57,6 +57,7 @@ sim: need-go ## Live through SEEDS simulated clusters (20000), or through one ag
 	GOOS=wasip1 GOARCH=wasm go test -c -o bin/sim.wasm ./internal/sim
 	@go run ./internal/sim/simrun -native bin/sim.test -module bin/sim.wasm -logs bin $(if $(SEED),-seed $(SEED),-seeds $(SEEDS)) \
 		$(if $(VARIANT),-variant $(VARIANT)) $(if $(SKIP),-skip $(SKIP)) $(if $(LOG),-log)
+	@$(if $(SEED),,go run ./internal/sim/simrun -module bin/sim.wasm -twice -seeds 3)
 
 sim-coverage: need-go ## Print how much of node and hostd a few hundred simulated clusters run through
 	@SIM_SEEDS=300 go test -count=1 -run '^TestSim$$' -coverpkg=./internal/node,./internal/executor,./internal/mirror,./internal/plan,./internal/detect,./internal/hostd,./internal/hostd/journal -coverprofile=bin/sim.cover ./internal/sim >/dev/null

@@ -61,7 +61,8 @@ var packages = []struct {
 	{"internal/wire/...", vocabulary},
 }
 
-// testOnly are the conformance suites: only tests may import them.
+// testOnly are the conformance suites and the test harnesses: nothing that ships
+// may import them.
 var testOnly = []string{
 	"internal/chaos", "internal/hypervisor/hypervisortest", "internal/resource/resourcetest", "internal/sim/simrun", "internal/store/storetest",
 }

@@ -63,18 +63,24 @@ var mutants = []mutant{
 		"	return a.driver.Off(ctx, t.Guest, t.Life)\n}\n\n// abort",
 		"	if now, err := a.driver.State(ctx, t.Guest); err == nil && now.Life != \"\" {\n		t.Life = now.Life\n	}\n	return a.driver.Off(ctx, t.Guest, t.Life)\n}\n\n// abort",
 	}}},
-	{"certificates are told once", "P9", []edit{{
-		"internal/hostd/lives.go",
-		"		Certificates: l.state().Since(c, seq), Absences", "		Absences",
+	{"unknown is off", "P19", []edit{{
+		"internal/plan/fence.go",
+		"	return report.Outcome == cluster.OutcomeDone && report.Covers(boot)", "	return report.Outcome != cluster.OutcomeNotDone",
 	}}},
 	{"any host may certify", "P11", []edit{{
 		"internal/plan/fence.go",
 		"		cert, signed := s.CertificateOf(b.Life, place)\n",
 		"		cert, signed := s.CertificateOf(b.Life, place)\n		for key, other := range s.Certs {\n			if !signed && strings.HasPrefix(key, string(b.Life)+\"/\") {\n				cert, signed = other, true\n			}\n		}\n",
+	}, {
+		"internal/plan/fence.go",
+		"guardOf(cluster.KeyCertificate(b.Life, place), cert.Rev)", "guardOf(cluster.KeyCertificate(b.Life, cert.Value.Host), cert.Rev)",
 	}}},
 	{"orders name the node", "P15", []edit{{
 		"internal/executor/worker.go",
 		"mine: w.target.Value.Boot == w.Boot}", "mine: w.target.Value.Node == w.Node}",
+	}, {
+		"internal/executor/executor.go",
+		"				if owner.Value.Boot == e.Boot || e.has(owner.Value.Service) {", "				if owner.Value.Node == e.Node || e.has(owner.Value.Service) {",
 	}}},
 	{"tickets compare nothing", "P15", []edit{{
 		"internal/executor/ticket.go",

@@ -46,7 +46,7 @@ check: need-go ## Check format, vet, portability, staticcheck, layers and go.mod
 	@echo "gofumpt: what it would change"
 	@out=$$(go run $(GOFUMPT) -d .); code=$$?; printf '%s' "$$out"; test $$code = 0 && test -z "$$out"
 	go vet ./...
-	GOOS=wasip1 GOARCH=wasm go vet $(PORTABLE)
+	GOOS=wasip1 GOARCH=wasm go build $(PORTABLE)
 	go run $(STATICCHECK) ./...
 	go test -count=1 ./internal/layers
 	go mod tidy -diff

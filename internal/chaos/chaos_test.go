@@ -26,10 +26,14 @@ import (
 // shortRun is how long faults go on in `make test`.
 const shortRun = 30 * time.Second
 
+// shortSeed is the seed of the short run among the other tests: what fails there
+// is to come from a change of the code, not from other faults.
+const shortSeed = 7
+
 // TestChaos plays with the shipped binary. `make chaos` sets how long.
 // RINGFENCE_CHAOS_KEEP keeps the logs also of a run in which all went well.
 func TestChaos(t *testing.T) {
-	o := Options{Duration: shortRun, Seed: rand.Uint64N(1e6), Out: t.Output(), Keep: os.Getenv("RINGFENCE_CHAOS_KEEP") != ""}
+	o := Options{Duration: shortRun, Seed: shortSeed, Out: t.Output(), Keep: os.Getenv("RINGFENCE_CHAOS_KEEP") != ""}
 	if os.Getenv("RINGFENCE_TEST_LONG") == "" && os.Getenv("RINGFENCE_CHAOS") == "" {
 		t.Skip("SKIPPED: plays a cluster for a minute; `make test` and `make chaos` do")
 	}
@@ -40,6 +44,9 @@ func TestChaos(t *testing.T) {
 			t.Fatalf("DURATION: %v", err)
 		}
 		o.Duration = duration
+	}
+	if os.Getenv("RINGFENCE_CHAOS") != "" {
+		o.Seed = rand.Uint64N(1e6)
 	}
 	if text := os.Getenv("RINGFENCE_CHAOS_SEED"); text != "" {
 		seed, err := strconv.ParseUint(text, 10, 64)

@@ -91,7 +91,8 @@ func notEnded(state *cluster.State, node cluster.NodeName) []cluster.BootID {
 // silent refuses unless this node and a majority of the observers do not hear
 // the boot and it has not answered lately. It returns the guards on the views.
 func (s *Server) silent(state *cluster.State, node cluster.NodeName, accused cluster.BootID) ([]cluster.Guard, error) {
-	if node == s.Self {
+	former := state.Boots[accused].Value
+	if node == s.Self && !succeeded(state, former) {
 		return nil, refusal(CodeRefused, "%s is the node that you are asking: it is alive", node)
 	}
 	if _, known := state.Boots[accused]; !known {

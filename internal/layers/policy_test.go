@@ -41,11 +41,12 @@ var packages = []struct {
 	{"internal/executor", adapters},
 	{"internal/facts/...", adapters},
 	{"internal/fence/...", adapters},
+	{"internal/fencevirt/...", adapters},
 	{"internal/heartbeat", adapters},
 	{"internal/hostclient", adapters},
 	{"internal/hostd/...", adapters},
 	{"internal/hypervisor/...", adapters},
-	{"internal/libvirt", adapters},
+	{"internal/libvirt/...", adapters},
 	{"internal/mirror", adapters},
 	{"internal/node", adapters},
 	{"internal/pki", adapters},
@@ -73,7 +74,7 @@ var testOnly = []string{
 // log/slog, math/rand, crypto/rand, sync, context and the like are missing on
 // purpose. context is missing because a pure function ends by itself.
 var pureImports = []string{
-	"bytes", "cmp", "crypto/ed25519", "crypto/hmac", "crypto/sha256", "crypto/subtle", "encoding/base64",
+	"bytes", "cmp", "crypto/ed25519", "crypto/hmac", "crypto/sha1", "crypto/sha256", "crypto/sha512", "crypto/subtle", "encoding/base64",
 	"encoding/binary", "encoding/hex", "encoding/json", "encoding/xml", "errors", "fmt", "io", "iter", "maps", "math", "math/bits",
 	"net/netip", "regexp", "slices", "sort", "strconv", "strings", "time", "unicode", "unicode/utf8",
 }

@@ -147,7 +147,7 @@ func (p *planner) fenceLost() {
 			continue
 		}
 		detail := fmt.Sprintf("lost by %s, %d of %d observers", joinNames(b.lostBy), len(b.lostBy), b.observers)
-		var guards []cluster.Guard
+		guards := p.heardFrom()
 		if p.braked != "" {
 			word, views := p.stillness(b)
 			if word == cluster.WordUnknown {
@@ -158,6 +158,18 @@ func (p *planner) fenceLost() {
 		}
 		p.decideFence(b, cluster.FenceSilent, detail, guards...)
 	}
+}
+
+// heardFrom guards that nobody says anything else by now: a view that this plan
+// has not seen yet may pull the brake (rule P18), and a leader that sees the
+// store late would fence as if it had not been written.
+func (p *planner) heardFrom() (guards []cluster.Guard) {
+	for i := range p.boots {
+		if b := &p.boots[i]; !b.ended && b.latest {
+			guards = append(guards, guardOf(cluster.KeyView(b.node()), p.s.Views[b.node()].Rev))
+		}
+	}
+	return guards
 }
 
 // plans reports whether a boot is the one that makes this plan: whatever others
@@ -191,11 +203,11 @@ func (p *planner) brake() {
 	members, silent := 0, 0
 	for i := range p.boots {
 		b := &p.boots[i]
-		if b.ended || !b.latest || b.Value.Phase == cluster.PhaseJoining || b.silent() && p.witness(b.node()) {
+		if b.ended || !b.latest || b.Value.Phase == cluster.PhaseJoining || b.mute() && p.witness(b.node()) {
 			continue
 		}
 		members++
-		if b.silent() {
+		if b.mute() {
 			silent++
 		}
 	}

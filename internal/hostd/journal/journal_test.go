@@ -45,6 +45,7 @@ func everything() [][]Entry {
 		{{Leadership: &Leadership{Cluster: "c1", Incarnation: 2, Epoch: 7}}, {Decision: &Decision{Cluster: "c1", Incarnation: 2, ID: "d1", Action: "on", Guest: "g"}}},
 		{{Decision: &Decision{Cluster: "c1", Incarnation: 2, ID: "d1", Action: "on", Guest: "g", Outcome: cluster.OutcomeDone, NewLife: "boot:2:1"}}},
 		{{Voter: &Voter{Cluster: "c1", Node: "n2", Memory: voter.Memory{Incarnation: 2, Identity: "a", Run: "r", Count: 1}}}},
+		{{Voter: &Voter{Cluster: "c1", Node: "n4", Guest: "g4", Elsewhere: true, Memory: voter.Memory{Incarnation: 2, Identity: "d", Run: "r", Count: 4}}}},
 		{{Voter: &Voter{Cluster: "c1", Node: "n2", Memory: voter.Memory{Incarnation: 3, Identity: "b", Run: "s", Count: 9, Former: []string{"a"}}}}},
 		{{Ack: &Ack{Seq: 1, Revision: 99}}},
 		{life(4, Ended), certificate(4, 2)},

@@ -8,7 +8,6 @@ import (
 	"slices"
 
 	"ringfence/internal/cluster"
-	"ringfence/internal/wire/voter"
 )
 
 // formatVersion is the version of the file, in its first entry.
@@ -166,7 +165,7 @@ type State struct {
 	Leaderships map[cluster.ClusterID]Leadership
 	Claims      map[cluster.GuestID]cluster.ClusterID
 	decisions   map[cluster.ClusterID][]Decision // oldest first
-	voters      map[voterKey]voter.Memory
+	voters      map[voterKey]Voter
 	bySeq       map[uint64]cluster.LifeID
 	closed      []cluster.LifeID // that ended or left, oldest first
 }
@@ -179,7 +178,7 @@ func newState() State {
 		Leaderships:  map[cluster.ClusterID]Leadership{},
 		Claims:       map[cluster.GuestID]cluster.ClusterID{},
 		decisions:    map[cluster.ClusterID][]Decision{},
-		voters:       map[voterKey]voter.Memory{},
+		voters:       map[voterKey]Voter{},
 		bySeq:        map[uint64]cluster.LifeID{},
 	}
 }
@@ -264,7 +263,7 @@ func (s *State) apply(e Entry) {
 	case e.Decision != nil:
 		s.applyDecision(*e.Decision)
 	case e.Voter != nil:
-		s.voters[voterKey{e.Voter.Cluster, e.Voter.Node}] = e.Voter.Memory
+		s.voters[voterKey{e.Voter.Cluster, e.Voter.Node}] = *e.Voter
 	case e.LastSeq != 0:
 		s.LastSeq = max(s.LastSeq, e.LastSeq)
 	}
@@ -277,6 +276,9 @@ func (s *State) applyLife(l Life) {
 	}
 	s.Lives[l.ID] = l
 	s.LastSeq = max(s.LastSeq, l.Arrival.Number)
+	if l.Status != Here && l.Status != Ended {
+		s.wentElsewhere(l.Guest)
+	}
 	if known && old.Status == Left {
 		s.closed = slices.DeleteFunc(s.closed, func(id cluster.LifeID) bool { return id == l.ID })
 	}

@@ -33,6 +33,9 @@ type guest struct {
 	w    *World
 	name string
 	bare bool // no host knows it
+	// fate is held while the guest and what its hypervisor says of it change
+	// together; nobody waits for time to pass while holding it.
+	fate sync.Mutex
 
 	mu        sync.Mutex // guards everything below
 	host      *host      // where it is, by the hypervisors; nil: bare

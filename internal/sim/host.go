@@ -271,6 +271,9 @@ func (d *driver) Off(ctx context.Context, id cluster.GuestID, life cluster.LifeI
 			d.h.w.history.judgeOff(g, life)
 			g.halt()
 			g.drained()
+			g.fate.Lock()
+			defer g.fate.Unlock()
+			g.halt() // what was brought back meanwhile
 		}
 	}
 	if err := d.Driver.Off(ctx, id, life); err != nil {
@@ -325,6 +328,8 @@ func (h *host) dies(g *guest, told bool) {
 	}
 	g.halt()
 	g.drained()
+	g.fate.Lock()
+	defer g.fate.Unlock()
 	g.halt() // what was brought back meanwhile
 	if told {
 		h.driver.End(g.id(), hypervisor.ReasonCrashed)

@@ -29,6 +29,7 @@ func (p *planner) endBoots() {
 		if kind == "" {
 			continue
 		}
+		p.ending = true
 		guards = append(guards, absent(cluster.KeyEnded(b.id())), guardOf(cluster.KeyBoot(b.id()), b.Rev))
 		p.order(OrderEnd, string(b.id()), fmt.Sprintf("boot %s of %s has ended: %s (%s)", b.id(), b.node(), kind, detail),
 			guards, cluster.Put(cluster.KeyEnded(b.id()), cluster.Ended{
@@ -135,10 +136,11 @@ func sameMachine(newer, former cluster.Boot) bool {
 // fenceLost decides to fence what the observers agree is lost. While the brake
 // holds, only what its host shows standing still. A silent witness is left
 // alone: it owns nothing that could be recovered. A planner that was away a
-// moment ago decides nothing on silence.
+// moment ago decides nothing on silence, nor does a plan that ends boots: they
+// observe nothing any more, and the next plan knows.
 func (p *planner) fenceLost() {
 	p.brake()
-	if p.Abstain {
+	if p.Abstain || p.ending {
 		return
 	}
 	for i := range p.boots {

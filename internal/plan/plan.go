@@ -94,6 +94,7 @@ type planner struct {
 	byBoot map[cluster.BootID]*standing
 	index
 	load   map[cluster.NodeName]int // services owned, orders of this plan included
+	ending bool                     // this plan ends a boot
 	braked string                   // why nobody is fenced for silence; "" while one may be
 	result Result
 }

@@ -105,6 +105,22 @@ func TestAGrowingJournalIsRewritten(t *testing.T) {
 	}
 }
 
+func TestASmallJournalIsRewrittenWhereAskedTo(t *testing.T) {
+	const from = 1000
+	storage := &Memory{}
+	j := open(t, storage)
+	j.CompactFrom(from)
+	for i := range 100 {
+		if err := j.Append(Entry{Leadership: &Leadership{Cluster: "c1", Incarnation: 1, Epoch: cluster.Epoch(i + 1)}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := len(storage.Bytes()); got > 2*from {
+		t.Errorf("journal has %d bytes after rewriting", got)
+	}
+	same(t, j.State(), open(t, storage).State())
+}
+
 func TestAWriteCutShortByACrashIsCutOff(t *testing.T) {
 	storage := &Memory{}
 	j := filled(t, storage)

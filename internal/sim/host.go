@@ -24,6 +24,7 @@ type host struct {
 	storage *journal.Memory
 	driver  *driver
 	limited hypervisor.Driver // driver as hostd gets it
+	compact int               // bytes of the journal from which on it is rewritten; 0: as in production
 
 	mu     sync.Mutex // guards everything below
 	boots  int
@@ -38,6 +39,9 @@ func newHost(w *World, name string) *host {
 	seed := make([]byte, ed25519.SeedSize)
 	copy(seed, name)
 	h := &host{w: w, name: name, key: ed25519.NewKeyFromSeed(seed), storage: journal.NewMemory(nil), boots: 1, up: true}
+	if w.chance("journal", 0.5) {
+		h.compact = 1<<11 + w.intn("journal", 1<<13)
+	}
 	var guests []mem.Guest
 	for i, place := range w.Plan.Places {
 		g := fmt.Sprintf("n%d", i+1)
@@ -85,6 +89,9 @@ func (h *host) startHostd() {
 		h.w.later(daemonRestart, h.startHostd)
 		return
 	}
+	if h.compact > 0 {
+		j.CompactFrom(h.compact)
+	}
 	d := hostd.New(hostd.Config{
 		Host: cluster.HostName(h.name), Key: h.key, Journal: j, Driver: h.limited,
 		Grants: grants{}, Audit: noAudit{}, Version: "sim", Log: log,
@@ -93,6 +100,7 @@ func (h *host) startHostd() {
 	done := make(chan struct{})
 	h.w.wg.Go(func() {
 		defer close(done)
+		defer j.Close()
 		if err := d.Run(ctx); err != nil && ctx.Err() == nil {
 			h.w.note("hostd of %s ends: %v", h.name, err)
 			h.w.later(daemonRestart, func() { h.restartHostd(d) })
@@ -166,7 +174,7 @@ func (h *host) able() bool {
 	h.mu.Lock()
 	free := h.w.now() > h.hindered
 	h.mu.Unlock()
-	return free && h.serving() != nil
+	return free && h.driver.quick() && h.serving() != nil
 }
 
 // powerOn starts a guest cold, as an administrator does.
@@ -230,6 +238,16 @@ func (d *driver) setTakes(takes time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.takes = takes
+}
+
+// quickLimit is how long power calls may take of a host that nothing keeps from
+// its work.
+const quickLimit = 2 * time.Second
+
+func (d *driver) quick() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.fault == PowerGood && d.takes <= quickLimit
 }
 
 // hinder carries the fault of a power call out. done: the caller goes on and

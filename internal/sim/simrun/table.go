@@ -98,6 +98,9 @@ var mutants = []mutant{
 		"	return len(accusers) > 0",
 	}}},
 	{"a gap accuses everybody", "P17", []edit{{
+		"internal/detect/detect.go",
+		"		d.startOver(now, peers)\n", "",
+	}, {
 		"internal/node/pulse.go",
 		"Words: verdict.Words, Abstain: verdict.Abstain}", "Words: verdict.Words}",
 	}}},
@@ -112,7 +115,7 @@ var mutants = []mutant{
 	}}},
 	{"who cannot stop goes on", "P20", []edit{{
 		"internal/node/reset.go",
-		"	if n.Reset == nil {", "	if n.Reset != nil {",
+		"	if n.Reset == nil {\n		log.", "	if n.Reset != nil {\n		log.",
 	}}},
 	{"any disk may vote", "P22", []edit{{
 		"internal/wire/voter/voter.go",

@@ -222,12 +222,7 @@ func (a *attack) clockStep() string {
 }
 
 func (a *attack) service() cluster.ServiceName {
-	var names []cluster.ServiceName
-	a.history.read(func(s *cluster.State) {
-		for _, c := range s.Config.Value.Services {
-			names = append(names, c.Name)
-		}
-	})
+	names := a.configured()
 	return names[a.r.IntN(len(names))]
 }
 

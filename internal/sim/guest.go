@@ -27,6 +27,10 @@ const (
 	channelRetry        = 500 * time.Millisecond
 )
 
+// autostartChance is how often a boot brings a service up by itself, before the
+// daemon of the node.
+const autostartChance = 0.03
+
 // guest is a virtual machine with a node in it, or the witness, which stands
 // on a machine without a hypervisor.
 type guest struct {
@@ -116,7 +120,13 @@ func (g *guest) boot() {
 	m := newMachine(g.w, g.name)
 	g.machine, g.faults, g.daemon = m, AgentFaults{}, nil
 	g.rebooting, g.reverted, g.resetting = false, false, false
-	g.w.later(g.w.between("boot", bootLeast, bootMost), func() { g.startDaemon(m) })
+	byItself := g.w.chance("autostart", autostartChance)
+	g.w.later(g.w.between("boot", bootLeast, bootMost), func() {
+		if names := g.w.configured(); byItself && !g.bare && len(names) > 0 {
+			g.byHand(names[g.w.intn("autostart", len(names))])
+		}
+		g.startDaemon(m)
+	})
 }
 
 // haltLocked ends the operating system with all that runs in it.
@@ -203,6 +213,7 @@ func (g *guest) byHand(s cluster.ServiceName) bool {
 		return false
 	}
 	g.beginLocked(s, 0, true)
+	g.w.note("%s runs %s, and nobody ordered it", g.name, s)
 	return true
 }
 

@@ -168,13 +168,9 @@ func (o *watch) outside() {
 	for _, g := range o.w.sortedGuests() {
 		left := g.startedByHand()
 		id, _ := g.runsOwn()
-		known, member := false, false
-		o.w.history.read(func(s *cluster.State) {
-			_, owned := s.Owners[left]
-			known = !owned && slices.ContainsFunc(s.Config.Value.Services, func(c cluster.ServiceConfig) bool { return c.Name == left })
-			member = s.Boots[id].Value.Phase == cluster.PhaseMember
-		})
-		is := left != "" && known && member && g.serves() && g.canStop() && o.w.raft.reaches(g.name)
+		known, member := slices.Contains(o.w.configured(), left), false
+		o.w.history.read(func(s *cluster.State) { member = s.Boots[id].Value.Phase == cluster.PhaseMember })
+		is := known && member && g.serves() && g.canStop() && o.w.raft.reaches(g.name)
 		if o.lasting("outside "+string(id), is, outsideLimit) {
 			o.w.violate("P24", "%s leaves %s alone, which was started by hand", id, left)
 		}

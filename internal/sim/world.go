@@ -160,6 +160,16 @@ func (w *World) serviceConfig(i int) cluster.ServiceConfig {
 	return s
 }
 
+// configured names the services of the configuration.
+func (w *World) configured() (names []cluster.ServiceName) {
+	w.history.read(func(s *cluster.State) {
+		for _, c := range s.Config.Value.Services {
+			names = append(names, c.Name)
+		}
+	})
+	return names
+}
+
 // put writes a record as an operator, from outside of all faults.
 func (w *World) put(key string, record any) { w.commit(cluster.Put(key, record)) }
 

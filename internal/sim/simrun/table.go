@@ -126,4 +126,8 @@ var mutants = []mutant{
 		"		if !r.probed() {\n			return\n		}\n		r.assign(\"nobody owns it\", nil)",
 		"		r.assign(\"nobody owns it\", nil)",
 	}}},
+	{"a node joins without looking", "P24", []edit{{
+		"internal/node/register.go",
+		"owner == n.Self.ID || owner != \"\" && !joining {", "owner == n.Self.ID || owner != \"\" && (joining || !joining) {",
+	}}},
 }

@@ -193,7 +193,8 @@ func (p *planner) statusOf(name cluster.NodeName) NodeStatus {
 		status.Why = p.whyBoot(b)
 	}
 	for _, old := range p.unproved[name] {
-		status.Why = append(status.Why, fmt.Sprintf("its earlier boot %s is not proved ended", old.id()))
+		status.Unproved = append(status.Unproved, old.id())
+		status.Why = append(status.Why, fmt.Sprintf("its earlier boot %s is not proved ended: if you know that it is, say so with `ringfence node confirm-dead %s --boot %s`", old.id(), name, old.id()))
 	}
 	if p.s.Nodes[name].Value.Removing {
 		status.Why = append(status.Why, fmt.Sprintf("is being removed: `ringfence node remove %s` again completes it", name))

@@ -76,7 +76,8 @@ func Certified(s *cluster.State, b cluster.Boot) bool {
 
 // certified collects the word of every place of a boot's life (rules P5, P11).
 // A certificate by a host where the life is not counts nothing, and so do
-// absences alone: the life may have gone to a host of which nobody told us.
+// absences alone: the life may have gone to a host of which nobody told us. It has
+// not where one of them has booted anew while it had the life (rule P6).
 func certified(s *cluster.State, b cluster.Boot) (cluster.EvidenceKind, string, []cluster.Guard) {
 	if b.Life == "" {
 		return "", "", nil
@@ -86,8 +87,9 @@ func certified(s *cluster.State, b cluster.Boot) (cluster.EvidenceKind, string, 
 	var guards []cluster.Guard
 	for _, place := range b.Places {
 		cert, signed := s.CertificateOf(b.Life, place)
-		signed = signed && !void(s, cert) && cert.Value.Guest == b.Guest && cert.Value.Cluster == s.Meta.Value.ID
+		signed = signed && !void(s, b.Life, cert.Rev) && cert.Value.Guest == b.Guest && cert.Value.Cluster == s.Meta.Value.ID
 		absence, absent := s.AbsenceOf(b, place)
+		absent = absent && !(absence.Value.Restarted && void(s, b.Life, absence.Rev))
 		switch {
 		case doubtedBy(s, place) != "":
 			return "", "", nil
@@ -96,6 +98,9 @@ func certified(s *cluster.State, b cluster.Boot) (cluster.EvidenceKind, string, 
 			details = append(details, fmt.Sprintf("host %s, its no. %d: life %s, %s", place, cert.Value.Seq, cert.Value.Life, cert.Value.Cause))
 			guards = append(guards, guardOf(cluster.KeyCertificate(b.Life, place), cert.Rev))
 		case absent:
+			if absence.Value.Restarted {
+				kind = strongest(kind, cluster.CauseHostRestarted)
+			}
 			details = append(details, fmt.Sprintf("host %s, its no. %d: not there, %s", place, absence.Value.Seq, absence.Value.Why))
 			guards = append(guards, guardOf(cluster.KeyAbsence(b.Life, place), absence.Rev))
 		default:

@@ -62,7 +62,10 @@ type NodeStatus struct {
 	State  cluster.NodeState  `json:"state"`
 	Boot   cluster.BootID     `json:"boot,omitempty"`
 	Places []cluster.HostName `json:"places,omitempty"`
-	Why    []string           `json:"why,omitempty"`
+	// Unproved are earlier boots whose end is not proved: while there is one the
+	// node gets no services.
+	Unproved []cluster.BootID `json:"unproved,omitempty"`
+	Why      []string         `json:"why,omitempty"`
 }
 
 // ServiceStatus is a service as the snapshot shows it: Why answers "why is it

@@ -47,6 +47,8 @@ func everything() [][]Entry {
 		{{Voter: &Voter{Cluster: "c1", Node: "n2", Memory: voter.Memory{Incarnation: 2, Identity: "a", Run: "r", Count: 1}}}},
 		{{Voter: &Voter{Cluster: "c1", Node: "n4", Guest: "g4", Elsewhere: true, Memory: voter.Memory{Incarnation: 2, Identity: "d", Run: "r", Count: 4}}}},
 		{{Voter: &Voter{Cluster: "c1", Node: "n2", Memory: voter.Memory{Incarnation: 3, Identity: "b", Run: "s", Count: 9, Former: []string{"a"}}}}},
+		{{Watch: WatchBegan}},
+		{{Watch: WatchStopped}},
 		{{Ack: &Ack{Seq: 1, Revision: 99}}},
 		{life(4, Ended), certificate(4, 2)},
 	}

@@ -116,7 +116,6 @@ func (o *operator) start(ctx context.Context, guest lab.NodeStatus) {
 type seen struct {
 	status nodeapi.Status
 	from   cluster.NodeName
-	owners map[cluster.BootID]cluster.NodeName // boots that own services, of which some do not run
 }
 
 // ask asks the first node that has quorum.
@@ -137,24 +136,8 @@ func (r *run) askNode(ctx context.Context, node cluster.NodeName) (seen, error) 
 	defer cancel()
 	client := r.bed.Dial(node)
 	defer client.Close()
-	s := seen{from: node, owners: map[cluster.BootID]cluster.NodeName{}}
-	var err error
-	if s.status, err = client.Status(ctx); err != nil {
-		return s, err
-	}
-	for _, service := range s.status.Services {
-		if service.State == string(cluster.ServiceRunning) {
-			continue
-		}
-		why, err := client.Explain(ctx, string(service.Name))
-		if err != nil {
-			return s, err
-		}
-		if why.Boot != "" {
-			s.owners[why.Boot] = why.Node
-		}
-	}
-	return s, nil
+	status, err := client.Status(ctx)
+	return seen{from: node, status: status}, err
 }
 
 // bury confirms the death of the node's boots that the cluster waits for and of
@@ -180,7 +163,7 @@ func (o *operator) bury(ctx context.Context, node cluster.NodeName, s seen) {
 }
 
 // waitedFor returns the boots of a node whose end is not proved and that keep
-// something from going on.
+// something from going on, as status names them.
 func waitedFor(node cluster.NodeName, s seen) []cluster.BootID {
 	var out []cluster.BootID
 	member, _ := s.status.Member(string(node))
@@ -188,12 +171,7 @@ func waitedFor(node cluster.NodeName, s seen) []cluster.BootID {
 	case cluster.NodeSuspect, cluster.NodeLost:
 		out = append(out, member.Boot)
 	}
-	for boot, of := range s.owners {
-		if of == node && boot != member.Boot {
-			out = append(out, boot)
-		}
-	}
-	return out
+	return append(out, member.Unproved...)
 }
 
 // dead reports whether nothing of the boot is left: no process that began its

@@ -78,8 +78,9 @@ type Arrival struct {
 // Absence is a host's signed statement that a life is not there, and that the
 // host refuses it until another arrival has been written down (rule P5). It
 // says nothing about other hosts, so that no number of absences ends a life by
-// itself: some place must have seen it end. It speaks of the arrivals before it
-// and of none behind it, so that a replay counts nothing once the guest is back.
+// itself: some place must have seen it end, or have lost it with all its memory
+// (Restarted). It speaks of the arrivals before it and of none behind it, so that
+// a replay counts nothing once the guest is back.
 type Absence struct {
 	Cluster  ClusterID `json:"cluster"`
 	Guest    GuestID   `json:"guest"`
@@ -91,8 +92,11 @@ type Absence struct {
 	Arrival  Arrival   `json:"arrival,omitzero"` // the last one of the life there
 	// Final: an order of the cluster is ending the life, so that this host never
 	// takes it again.
-	Final bool   `json:"final,omitempty"`
-	Why   string `json:"why"` // for people: migrated away, did not arrive
+	Final bool `json:"final,omitempty"`
+	// Restarted: by its last word the life ran there, and the host has booted anew
+	// since. What memory it had there is gone (rule P6).
+	Restarted bool   `json:"restarted,omitempty"`
+	Why       string `json:"why"` // for people: migrated away, did not arrive
 	// Signature is Ed25519 over SigningBytes with the host's signing key.
 	Signature []byte `json:"signature"`
 }
@@ -105,18 +109,14 @@ func (a Absence) Covers(arrival Arrival) bool {
 }
 
 // absenceDomain separates these signatures from all others of the key.
-const absenceDomain = "ringfence absence v1"
+const absenceDomain = "ringfence absence v2"
 
 // SigningBytes returns the bytes that the signature covers, in the form of
 // DeathCertificate.SigningBytes.
 func (a Absence) SigningBytes() []byte {
-	final := ""
-	if a.Final {
-		final = "final"
-	}
 	return signingBytes(absenceDomain, a.Seq, string(a.Cluster), string(a.Guest),
 		string(a.Life), string(a.Host), a.HostBoot, a.Run, a.Arrival.Run,
-		strconv.FormatUint(a.Arrival.Number, 10), final, a.Why)
+		strconv.FormatUint(a.Arrival.Number, 10), strconv.FormatBool(a.Final), strconv.FormatBool(a.Restarted), a.Why)
 }
 
 // Binding is a host's signed statement about its own guest, given over that

@@ -150,7 +150,8 @@ func NewContradiction(s *State, boot BootID, by NodeName, how string) Contradict
 	switch ended.Evidence {
 	case EvidenceCertificate, EvidenceFenced, EvidenceHostRestarted:
 		for _, place := range b.Places {
-			if _, gave := s.CertificateOf(b.Life, place); gave {
+			_, signed := s.CertificateOf(b.Life, place)
+			if absence, _ := s.AbsenceOf(b, place); signed || absence.Value.Restarted {
 				c.Hosts = append(c.Hosts, place)
 			}
 		}

@@ -43,11 +43,15 @@ type LivesConfig struct {
 //	the same anywhere else                                            unknown
 //	the guest is missing from the listing, or its state is unknown    nothing changes
 //	the host has a new boot id, on an Immobile hypervisor             ended
-//	the same anywhere else                                            unknown
+//	the same anywhere else, hostd was not stopped before              absent, restarted
+//	the same, hostd was stopped before                                unknown
 //
 // Unknown, because the life may have moved or been saved while hostd was not
 // looking: libvirt-guests saves or migrates guests after hostd was stopped and
-// before the host goes down (interleavings C-10, H-5).
+// before the host goes down (interleavings C-10, H-5). Where hostd went down with
+// the host its word is that what ran here is here no more: an end, unless the life
+// has another place, for no migration begins before its target is one (P5), and no
+// image of an ended life is taken back (P7).
 type Lives struct {
 	cfg LivesConfig
 	log *slog.Logger
@@ -109,6 +113,9 @@ type fact struct {
 	arrival cluster.Arrival
 	// absent asks for a signed absence and says why the life is not here.
 	absent string
+	// restarted: its memory is gone with an earlier boot of this host. What shows
+	// up here as that life is an image, and is refused for good.
+	restarted bool
 	// reverted: the life runs from an old memory image.
 	reverted bool
 }
@@ -144,6 +151,8 @@ func (l *Lives) Begin() ([]Effect, error) {
 			f.reason, f.absent = hypervisor.ReasonMigrated, "the host restarted while it moved"
 		case l.cfg.Immobile:
 			f.status, f.cause = journal.Ended, cluster.CauseHostRestarted
+		case !l.state().Stopped:
+			f.absent, f.restarted = "the host restarted while it ran there", true
 		}
 		more, err := l.write(f)
 		if err != nil {
@@ -236,7 +245,7 @@ func (l *Lives) entries(f fact) (entries []journal.Entry, effects []Effect) {
 		}
 	}
 	if said, denied := l.state().Absences[f.life]; f.absent != "" && !(denied && old == life && said.Final == life.Refused) {
-		if absence := l.deny(life, f.absent, f.on); absence != nil {
+		if absence := l.deny(life, f); absence != nil {
 			entries, effects = append(entries, journal.Entry{Absence: absence}), append(effects, Effect{Absence: absence})
 		}
 	}
@@ -246,7 +255,7 @@ func (l *Lives) entries(f fact) (entries []journal.Entry, effects []Effect) {
 // after is what the journal says of a life behind a fact.
 func (l *Lives) after(old journal.Life, f fact) journal.Life {
 	life := journal.Life{
-		ID: f.life, Guest: f.guest, HostBoot: l.cfg.HostBoot, Status: f.status, Arrival: old.Arrival, Refused: old.Refused,
+		ID: f.life, Guest: f.guest, HostBoot: l.cfg.HostBoot, Status: f.status, Arrival: old.Arrival, Refused: old.Refused || f.restarted,
 		Reverted: old.Reverted || f.reverted,
 	}
 	if f.arrival != (cluster.Arrival{}) {

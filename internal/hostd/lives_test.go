@@ -101,6 +101,14 @@ func (b *bench) run(hostBoot string, immobile bool) {
 	b.told = effects
 }
 
+// stop is what the server writes when hostd is stopped and the host goes on.
+func (b *bench) stop() {
+	b.t.Helper()
+	if err := b.cfg.Journal.Append(journal.Entry{Watch: journal.WatchStopped}); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
 func (b *bench) event(kind hypervisor.EventKind, life cluster.LifeID, reason hypervisor.Reason) {
 	b.told = append(b.told, b.Event(hypervisor.Event{Guest: g1, Life: life, Kind: kind, Reason: reason})...)
 }
@@ -356,14 +364,70 @@ func TestAfterARestartOfTheHost(t *testing.T) {
 			t.Errorf("told again: %+v", b.told)
 		}
 	})
-	t.Run("H-5: they may have been saved or moved elsewhere: unknown", func(t *testing.T) {
+	t.Run("H-5: hostd was stopped before, they may have been saved or moved: unknown", func(t *testing.T) {
+		b := newBench(t, false)
+		b.claimed()
+		b.stop()
+		b.run(boots2, false)
+		b.wantUnknown(journal.Left)
+		if got := b.absences(); len(got) > 0 {
+			t.Errorf("said to be absent: %+v", got)
+		}
+		b.event(start, lifeA, hypervisor.ReasonRestored)
+		if got := b.kills(); len(got) > 0 {
+			t.Errorf("kills %v", got)
+		}
+	})
+}
+
+// P6: memory that was here in an earlier boot of the host is gone.
+func TestALifeThatIsLostWithItsHost(t *testing.T) {
+	t.Run("it was seen to the last: absent for good, and what shows up as it is destroyed", func(t *testing.T) {
 		b := newBench(t, false)
 		b.claimed()
 		b.run(boots2, false)
 		b.wantUnknown(journal.Left)
+		got := b.absences()
+		if len(got) != 1 || !got[0].Restarted || !got[0].Final || got[0].Life != lifeA {
+			t.Fatalf("absences %+v, want one of a life that is lost for good", got)
+		}
 		b.event(start, lifeA, hypervisor.ReasonRestored)
-		if got := b.kills(); len(got) > 0 {
-			t.Errorf("kills %v", got)
+		if diff := cmp.Diff([]Target{{g1, lifeA}}, b.kills()); diff != "" {
+			t.Errorf("kills: %s", diff)
+		}
+	})
+	t.Run("a run that has listed the guests watches again", func(t *testing.T) {
+		b := newBench(t, false)
+		b.claimed()
+		b.stop()
+		b.run(boots1, false)
+		b.list(hypervisor.StateRunning, lifeA)
+		b.run(boots2, false)
+		if got := b.absences(); len(got) != 1 || !got[0].Restarted {
+			t.Errorf("absences %+v, want one of a life that is lost", got)
+		}
+	})
+	t.Run("a run that has listed nothing has not seen them", func(t *testing.T) {
+		b := newBench(t, false)
+		b.claimed()
+		b.stop()
+		b.run(boots1, false)
+		b.run(boots2, false)
+		if got := b.absences(); len(got) > 0 {
+			t.Errorf("said to be absent: %+v", got)
+		}
+	})
+	t.Run("what was saved or moving is not lost", func(t *testing.T) {
+		for _, ev := range []hypervisor.Event{{Kind: ended, Reason: hypervisor.ReasonSaved}, {Kind: hypervisor.EventLeaving}} {
+			b := newBench(t, false)
+			b.claimed()
+			b.event(ev.Kind, lifeA, ev.Reason)
+			b.run(boots2, false)
+			for _, a := range b.absences() {
+				if a.Restarted {
+					t.Errorf("%s: said to be lost: %+v", ev.Kind, a)
+				}
+			}
 		}
 	})
 }

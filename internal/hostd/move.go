@@ -239,18 +239,21 @@ func hasMigrated(life journal.Life) bool {
 }
 
 // deny signs that a life is not here, for the cluster that has its guest.
-func (l *Lives) deny(life journal.Life, why string, on cluster.ClusterID) *cluster.Absence {
-	owner := cmp.Or(l.owner(life.Guest), on)
+func (l *Lives) deny(life journal.Life, f fact) *cluster.Absence {
+	owner := cmp.Or(l.owner(life.Guest), f.on)
 	if clusters := l.cfg.Permissions.Clusters(life.Guest); owner == "" && len(clusters) == 1 {
 		owner = clusters[0]
 	}
 	if owner == "" {
 		return nil
 	}
+	// What was lost stays lost, until the life comes here again.
+	said := l.state().Absences[life.ID]
 	absence := cluster.Absence{
 		Cluster: owner, Guest: life.Guest, Life: life.ID, Host: l.cfg.Host, HostBoot: l.cfg.HostBoot,
 		Run: l.cfg.Run, Seq: max(l.state().LastSeq, life.Arrival.Number) + 1,
-		Arrival: life.Arrival, Final: life.Refused, Why: why,
+		Arrival: life.Arrival, Final: life.Refused, Why: f.absent,
+		Restarted: f.restarted || said.Restarted && said.Arrival == life.Arrival,
 	}
 	absence.Signature = ed25519.Sign(l.cfg.Key, absence.SigningBytes())
 	return &absence

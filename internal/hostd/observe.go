@@ -167,6 +167,7 @@ func (l *Lives) touch(g cluster.GuestID) {
 // Listing takes a listing of the hypervisor that was asked for after mark.
 func (l *Lives) Listing(mark uint64, guests []hypervisor.Guest) []Effect {
 	effects := l.Flush()
+	l.watching()
 	listed := map[cluster.GuestID]hypervisor.Guest{}
 	l.forget(mark, guests)
 	for _, g := range guests {
@@ -184,6 +185,18 @@ func (l *Lives) Listing(mark uint64, guests []hypervisor.Guest) []Effect {
 		}
 	}
 	return append(effects, l.denyLeft(mark, listed)...)
+}
+
+// watching notes that the lives which are here are known to be here, as long as
+// nothing is told of them. Where the journal takes no entry a restart of the host
+// leaves them unknown.
+func (l *Lives) watching() {
+	if !l.state().Stopped {
+		return
+	}
+	if err := l.cfg.Journal.Append(journal.Entry{Watch: journal.WatchBegan}); err != nil {
+		l.log.Error("journal does not take that hostd watches again", "err", err)
+	}
 }
 
 // forget drops the views of guests that the hypervisor has no more.

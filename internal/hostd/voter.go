@@ -14,7 +14,9 @@ import (
 
 // Voter confirms that the disk of the guest that asks is not older than what
 // this host remembers of it (rule P22). What is remembered is durable before the
-// answer. guest is the fresh word of the hypervisor.
+// answer. guest is the fresh word of the hypervisor. A memory from before the
+// guest was at another host may refuse, but confirms nothing: the voter may have
+// started there too. It confirms again once others have vouched for a start here.
 func (l *Lives) Voter(guest hypervisor.Guest, c voter.Claim) (voter.Answer, error) {
 	if err := c.Check(); err != nil {
 		return voter.Answer{}, &Refusal{hostapi.CodeBadRequest, err.Error()}
@@ -27,13 +29,16 @@ func (l *Lives) Voter(guest hypervisor.Guest, c voter.Claim) (voter.Answer, erro
 	if err != nil {
 		return answer, &Refusal{hostapi.CodeStaleVoter, fmt.Sprintf("host %s: %v", l.cfg.Host, err)}
 	}
-	if !answer.Known || known && next.Count == was.Count && next.Identity == was.Identity && next.Incarnation == was.Incarnation {
+	if was.Elsewhere && !c.Vouched {
+		return voter.Answer{}, nil
+	}
+	if !answer.Known || known && !was.Elsewhere && next.Count == was.Count && next.Identity == was.Identity && next.Incarnation == was.Incarnation {
 		return answer, nil
 	}
 	if !known && l.state().VotersFull(c.Cluster) {
 		return voter.Answer{}, &Refusal{hostapi.CodeForbidden, fmt.Sprintf("host %s remembers as many voters of cluster %s as it may", l.cfg.Host, c.Cluster)}
 	}
-	if err := l.cfg.Journal.Append(journal.Entry{Voter: &journal.Voter{Cluster: c.Cluster, Node: c.Node, Memory: next}}); err != nil {
+	if err := l.cfg.Journal.Append(journal.Entry{Voter: &journal.Voter{Cluster: c.Cluster, Node: c.Node, Guest: guest.ID, Memory: next}}); err != nil {
 		return voter.Answer{}, fmt.Errorf("remember the start of voter %s: %w", c.Node, err)
 	}
 	return answer, nil

@@ -48,6 +48,48 @@ func TestARolledBackVoterIsRefusedByItsHost(t *testing.T) {
 	}
 }
 
+// P22: while its guest was at another host a voter may have started there, of
+// which this host knows nothing: its memory refuses still, and confirms nothing
+// until others have vouched, also after a restart of hostd (simulator, seed 6663).
+func TestAHostDoesNotConfirmAVoterThatWasElsewhere(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		do   func(b *bench)
+	}{
+		{"saved", func(b *bench) { b.event(ended, lifeA, hypervisor.ReasonSaved) }},
+		{"migrated", func(b *bench) { b.event(ended, lifeA, hypervisor.ReasonMigrated) }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			b := newBench(t, false)
+			b.claimed()
+			for n := range uint64(2) {
+				if answer, err := b.vote(claimOf("db1", fmt.Sprint("run", n), n)); err != nil || !answer.Known {
+					t.Fatalf("start %d: %+v %v", n+1, answer, err)
+				}
+			}
+			test.do(b)
+			b.run(boots1, false)
+			start := func(c voter.Claim) (voter.Answer, error) {
+				return b.Voter(hypervisor.Guest{ID: g1, State: hypervisor.StateRunning, Life: lifeB}, c)
+			}
+			if _, err := start(claimOf("db1", "old", 1)); code(err) != hostapi.CodeStaleVoter {
+				t.Errorf("a disk from before the last start here: %v", err)
+			}
+			c := claimOf("db1", "back", 2)
+			if answer, err := start(c); err != nil || answer.Known {
+				t.Errorf("a start that nobody vouches for: %+v %v, want no word", answer, err)
+			}
+			c.Vouched = true
+			if answer, err := start(c); err != nil || !answer.Known {
+				t.Errorf("a start that others vouch for: %+v %v", answer, err)
+			}
+			if answer, err := start(claimOf("db1", "next", 3)); err != nil || !answer.Known {
+				t.Errorf("the next start: %+v %v", answer, err)
+			}
+		})
+	}
+}
+
 // P21: what speaks for an older incarnation than anything else has, is void.
 func TestVotersAndOrdersOfAnOlderIncarnationAreRefused(t *testing.T) {
 	b := newBench(t, true)

@@ -47,7 +47,9 @@ func (n *Node) tryRegister(ctx context.Context) (done bool, err error) {
 	if _, ended := s.Ended[n.Self.ID]; ended {
 		if err := n.stopLeftovers(ctx, &s); err != nil && ctx.Err() == nil {
 			n.Log.Error("not everything could be stopped", "component", "doom", "err", err)
-			n.reset(ctx, fmt.Sprintf("this boot has a tombstone and could not stop everything: %v", err))
+			if n.mayReset(ctx, fmt.Sprintf("this boot has a tombstone and could not stop everything: %v", err)) {
+				return false, nil
+			}
 		}
 		return false, ErrDoomed
 	}

@@ -31,3 +31,14 @@ func (n *Node) reset(ctx context.Context, why string) {
 		log.Error("this node could not reset itself: peers must fence it", "err", err)
 	}
 }
+
+// mayReset resets this machine and returns only when it still runs: after a
+// pause, and with true, when it is worth trying again.
+func (n *Node) mayReset(ctx context.Context, why string) (again bool) {
+	n.reset(ctx, why)
+	if n.Reset == nil {
+		return false
+	}
+	n.sleep(ctx, resetRetry)
+	return true
+}

@@ -42,12 +42,52 @@ func TestADoomedBootThatCannotStopResetsItself(t *testing.T) {
 	})
 }
 
+// The host does not answer when a doomed boot asks for its reset first: it asks
+// again, else its services would run on for as long as nobody else can end it
+// (P20). So does one that finds its tombstone at the start of its daemon.
+func TestADoomedBootAsksAgainToBeReset(t *testing.T) {
+	for name, doom := range map[string]func(w *world){
+		"fence decision": func(w *world) {
+			w.put(cluster.KeyFence("n1-b1"), cluster.Fence{Boot: "n1-b1", Node: "n1", Reason: cluster.FenceSilent, Epoch: 1, Attempt: 1, Executor: "n2"})
+		},
+		"tombstone": func(w *world) {
+			g := w.guests["n1"]
+			g.cancel()
+			time.Sleep(50 * time.Millisecond)
+			w.put(cluster.KeyEnded("n1-b1"), cluster.Ended{Boot: "n1-b1", Node: "n1", Evidence: cluster.EvidenceOperator, Detail: "by test"})
+			w.daemon(g)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			play(t, func(w *world) {
+				w.put(cluster.KeyStandby("n2"), cluster.Standby{Node: "n2", By: "test"})
+				w.agentOf("n1", func(a *fakeAgent) { a.failStop = true })
+				w.mu.Lock()
+				w.hosts["h1"].silent, w.hosts["h1"].deaf = true, true
+				w.mu.Unlock()
+				doom(w)
+				time.Sleep(2 * time.Minute)
+				if why := w.resetsOf("n1"); len(why) < 2 {
+					t.Fatalf("%d resets while the host is silent, want it tried again", len(why))
+				}
+				w.mu.Lock()
+				w.hosts["h1"].silent = false
+				w.mu.Unlock()
+				w.after("db dies with n1", time.Minute)
+			})
+		})
+	}
+}
+
 // What a boot with a tombstone finds running, and cannot stop, ends the same way.
 func TestABootWithATombstoneThatCannotStopResetsItself(t *testing.T) {
 	play(t, func(w *world) {
 		w.put(cluster.KeyStandby("n2"), cluster.Standby{Node: "n2", By: "test"})
 		w.agentOf("n1", func(a *fakeAgent) { a.failStop = true })
+		w.mu.Lock()
 		g := w.guests["n1"]
+		w.hosts["h1"].deaf = true // else it is fenced for answering after its tombstone, maybe before it has tried to stop
+		w.mu.Unlock()
 		g.cancel()
 		time.Sleep(50 * time.Millisecond)
 		w.put(cluster.KeyEnded("n1-b1"), cluster.Ended{Boot: "n1-b1", Node: "n1", Evidence: cluster.EvidenceOperator, Detail: "by test"})

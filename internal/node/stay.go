@@ -65,9 +65,11 @@ func (n *Node) doomLoop(ctx context.Context) error {
 			return 0, nil
 		}
 		n.Log.Error("this boot is doomed: it stops everything and ends", "component", "doom", "reason", why)
-		if err := n.stopDoomed(ctx); err != nil && ctx.Err() == nil {
+		for err := n.stopDoomed(ctx); err != nil && ctx.Err() == nil; err = n.stopDoomed(ctx) {
 			n.Log.Error("not everything could be stopped", "component", "doom", "err", err)
-			n.reset(ctx, fmt.Sprintf("this boot is doomed (%s) and could not stop everything: %v", why, err))
+			if !n.mayReset(ctx, fmt.Sprintf("this boot is doomed (%s) and could not stop everything: %v", why, err)) {
+				break
+			}
 		}
 		return 0, fmt.Errorf("%w (%s)", ErrDoomed, why)
 	})

@@ -60,7 +60,8 @@ func nodeStatuses(state *cluster.State, result plan.Result, votes func(cluster.N
 			Name: n.Name, State: stateName(string(n.State), "absent"), Boot: n.Boot,
 			Hosts: list(n.Places), Guest: state.Boots[n.Boot].Value.Guest,
 			Voter: ran[n.Name] && record.Member != 0 && (votes == nil || votes(n.Name)), Witness: record.Witness,
-			Standby: standby, Address: record.Address, Services: ownedBy(state, n.Name), Why: list(n.Why),
+			Standby: standby, Address: record.Address, Services: ownedBy(state, n.Name),
+			Unproved: n.Unproved, Why: list(n.Why),
 		})
 	}
 	return out

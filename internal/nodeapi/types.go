@@ -48,7 +48,10 @@ type NodeStatus struct {
 	Standby  bool                  `json:"standby"`
 	Address  string                `json:"address,omitempty"`
 	Services []cluster.ServiceName `json:"services"`
-	Why      []string              `json:"why"`
+	// Unproved are earlier boots whose end is not proved: while there is one the
+	// node gets no services.
+	Unproved []cluster.BootID `json:"unproved,omitempty"`
+	Why      []string         `json:"why"`
 }
 
 // ServiceStatus is one service. State is a cluster.ServiceState, with "unknown"

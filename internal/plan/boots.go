@@ -27,6 +27,7 @@ type standing struct {
 	lostBy    []cluster.NodeName // subset of suspectBy
 	observers int                // who may accuse it
 	appealed  []cluster.NodeName // whose fresh nonce it answered
+	current   bool               // among them the newest one of an accuser
 	state     cluster.NodeState
 }
 
@@ -116,6 +117,9 @@ func (p *planner) answers(accused *standing) {
 		return
 	}
 	accused.appealed = sortedKeys(appeal.Value.Answers)
+	accused.current = slices.ContainsFunc(accused.suspectBy, func(accuser cluster.NodeName) bool {
+		return appeal.Value.Answers[accuser] == p.s.Views[accuser].Rev
+	})
 	p.wakeAt(good)
 }
 
@@ -127,6 +131,13 @@ func (b *standing) majority(accusers []cluster.NodeName) bool {
 // silent reports whether the observers agree that the boot is lost and no
 // answer of its to a fresh nonce is at hand.
 func (b *standing) silent() bool { return b.majority(b.lostBy) && len(b.appealed) == 0 }
+
+// mute reports whether the boot counts as silent for the brake (rule P18): the
+// observers agree, and it has answered the newest view of none of them. How old an
+// answer is cannot be told here, since the reader's clock stamps what it reads
+// late, or for the first time, as if it were new: that keeps a boot from being
+// fenced, but must not keep the brake from being pulled.
+func (b *standing) mute() bool { return b.majority(b.lostBy) && !b.current }
 
 func (b *standing) suspect() bool { return b.majority(b.suspectBy) && len(b.appealed) == 0 }
 
@@ -182,7 +193,8 @@ func (p *planner) statusOf(name cluster.NodeName) NodeStatus {
 		status.Why = p.whyBoot(b)
 	}
 	for _, old := range p.unproved[name] {
-		status.Why = append(status.Why, fmt.Sprintf("its earlier boot %s is not proved ended", old.id()))
+		status.Unproved = append(status.Unproved, old.id())
+		status.Why = append(status.Why, fmt.Sprintf("its earlier boot %s is not proved ended: if you know that it is, say so with `ringfence node confirm-dead %s --boot %s`", old.id(), name, old.id()))
 	}
 	if p.s.Nodes[name].Value.Removing {
 		status.Why = append(status.Why, fmt.Sprintf("is being removed: `ringfence node remove %s` again completes it", name))

@@ -23,10 +23,11 @@ func doubtedBy(s *cluster.State, host cluster.HostName) cluster.BootID {
 	return ""
 }
 
-// void reports whether a certificate is of a life that showed itself after it.
-func void(s *cluster.State, cert cluster.Rec[cluster.DeathCertificate]) bool {
+// void reports whether a life showed itself after a word on its end that stands
+// since rev.
+func void(s *cluster.State, life cluster.LifeID, rev cluster.Revision) bool {
 	for _, c := range s.Contras {
-		if c.Value.Life != "" && c.Value.Life == cert.Value.Life && cert.Rev <= c.Value.Seen {
+		if c.Value.Life != "" && c.Value.Life == life && rev <= c.Value.Seen {
 			return true
 		}
 	}

@@ -29,6 +29,7 @@ func (p *planner) endBoots() {
 		if kind == "" {
 			continue
 		}
+		p.ending = true
 		guards = append(guards, absent(cluster.KeyEnded(b.id())), guardOf(cluster.KeyBoot(b.id()), b.Rev))
 		p.order(OrderEnd, string(b.id()), fmt.Sprintf("boot %s of %s has ended: %s (%s)", b.id(), b.node(), kind, detail),
 			guards, cluster.Put(cluster.KeyEnded(b.id()), cluster.Ended{
@@ -75,7 +76,8 @@ func Certified(s *cluster.State, b cluster.Boot) bool {
 
 // certified collects the word of every place of a boot's life (rules P5, P11).
 // A certificate by a host where the life is not counts nothing, and so do
-// absences alone: the life may have gone to a host of which nobody told us.
+// absences alone: the life may have gone to a host of which nobody told us. It has
+// not where one of them has booted anew while it had the life (rule P6).
 func certified(s *cluster.State, b cluster.Boot) (cluster.EvidenceKind, string, []cluster.Guard) {
 	if b.Life == "" {
 		return "", "", nil
@@ -85,8 +87,9 @@ func certified(s *cluster.State, b cluster.Boot) (cluster.EvidenceKind, string, 
 	var guards []cluster.Guard
 	for _, place := range b.Places {
 		cert, signed := s.CertificateOf(b.Life, place)
-		signed = signed && !void(s, cert) && cert.Value.Guest == b.Guest && cert.Value.Cluster == s.Meta.Value.ID
+		signed = signed && !void(s, b.Life, cert.Rev) && cert.Value.Guest == b.Guest && cert.Value.Cluster == s.Meta.Value.ID
 		absence, absent := s.AbsenceOf(b, place)
+		absent = absent && !(absence.Value.Restarted && void(s, b.Life, absence.Rev))
 		switch {
 		case doubtedBy(s, place) != "":
 			return "", "", nil
@@ -95,6 +98,9 @@ func certified(s *cluster.State, b cluster.Boot) (cluster.EvidenceKind, string, 
 			details = append(details, fmt.Sprintf("host %s, its no. %d: life %s, %s", place, cert.Value.Seq, cert.Value.Life, cert.Value.Cause))
 			guards = append(guards, guardOf(cluster.KeyCertificate(b.Life, place), cert.Rev))
 		case absent:
+			if absence.Value.Restarted {
+				kind = strongest(kind, cluster.CauseHostRestarted)
+			}
 			details = append(details, fmt.Sprintf("host %s, its no. %d: not there, %s", place, absence.Value.Seq, absence.Value.Why))
 			guards = append(guards, guardOf(cluster.KeyAbsence(b.Life, place), absence.Rev))
 		default:
@@ -135,10 +141,11 @@ func sameMachine(newer, former cluster.Boot) bool {
 // fenceLost decides to fence what the observers agree is lost. While the brake
 // holds, only what its host shows standing still. A silent witness is left
 // alone: it owns nothing that could be recovered. A planner that was away a
-// moment ago decides nothing on silence.
+// moment ago decides nothing on silence, nor does a plan that ends boots: they
+// observe nothing any more, and the next plan knows.
 func (p *planner) fenceLost() {
 	p.brake()
-	if p.Abstain {
+	if p.Abstain || p.ending {
 		return
 	}
 	for i := range p.boots {
@@ -147,7 +154,7 @@ func (p *planner) fenceLost() {
 			continue
 		}
 		detail := fmt.Sprintf("lost by %s, %d of %d observers", joinNames(b.lostBy), len(b.lostBy), b.observers)
-		var guards []cluster.Guard
+		guards := p.heardFrom()
 		if p.braked != "" {
 			word, views := p.stillness(b)
 			if word == cluster.WordUnknown {
@@ -158,6 +165,18 @@ func (p *planner) fenceLost() {
 		}
 		p.decideFence(b, cluster.FenceSilent, detail, guards...)
 	}
+}
+
+// heardFrom guards that nobody says anything else by now: a view that this plan
+// has not seen yet may pull the brake (rule P18), and a leader that sees the
+// store late would fence as if it had not been written.
+func (p *planner) heardFrom() (guards []cluster.Guard) {
+	for i := range p.boots {
+		if b := &p.boots[i]; !b.ended && b.latest {
+			guards = append(guards, guardOf(cluster.KeyView(b.node()), p.s.Views[b.node()].Rev))
+		}
+	}
+	return guards
 }
 
 // plans reports whether a boot is the one that makes this plan: whatever others
@@ -191,11 +210,11 @@ func (p *planner) brake() {
 	members, silent := 0, 0
 	for i := range p.boots {
 		b := &p.boots[i]
-		if b.ended || !b.latest || b.Value.Phase == cluster.PhaseJoining || b.silent() && p.witness(b.node()) {
+		if b.ended || !b.latest || b.Value.Phase == cluster.PhaseJoining || b.mute() && p.witness(b.node()) {
 			continue
 		}
 		members++
-		if b.silent() {
+		if b.mute() {
 			silent++
 		}
 	}

@@ -77,7 +77,7 @@ func hostHazards() []hazard {
 		{"C-7", "writes after death", "effects after the end are not in records: TestInNamespaces of the proc driver; io_pending and the simulator's disk are to come"},
 		{"C-8", "nobody to push a certificate to", "before the store: TestCertificatesWaitForTheirCluster"},
 		{"C-9", "site power loss", ""},
-		{"C-10", "host daemon restarts and infers", "before the store: TestAfterARestartOfHostd, TestAnEndInAGapOfTheStreamIsUnknown"},
+		{"C-10", "host daemon restarts and infers", ""},
 		{"C-11", "lying host, wrong host", ""},
 		{"C-12", "host notices stretch detection for ever", "the observers stretch, a plan sees their views: TestWhatAHostSaysStretchesSilence, TestANoticeThatNeverEndsIsCapped"},
 		{"L-1", "stale place", ""},

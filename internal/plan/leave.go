@@ -10,14 +10,19 @@ import (
 
 // leavePlaces takes out the places that a life has left: the host has signed
 // that it is not there, and another place remains whose host has not (rule P5).
-// Nothing is proved by it: what remains must prove the end as before.
+// Nothing is proved by it: what remains must prove the end as before. A place that
+// lost the life with all its memory stays, for its word is half of such a proof.
 func (p *planner) leavePlaces() {
 	for i := range p.boots {
 		b := &p.boots[i]
 		if b.ended || b.doomed || Certified(p.s, b.Value) {
 			continue // there is nothing to keep in order any more
 		}
-		if gone := p.leftPlaces(b.Value); len(gone) > 0 && len(gone) < len(b.Value.Places) {
+		gone := slices.DeleteFunc(p.leftPlaces(b.Value), func(h cluster.HostName) bool {
+			absence, _ := p.s.AbsenceOf(b.Value, h)
+			return absence.Value.Restarted
+		})
+		if len(gone) > 0 && len(gone) < len(b.Value.Places) {
 			p.leave(b, gone)
 		}
 	}

@@ -62,7 +62,10 @@ type NodeStatus struct {
 	State  cluster.NodeState  `json:"state"`
 	Boot   cluster.BootID     `json:"boot,omitempty"`
 	Places []cluster.HostName `json:"places,omitempty"`
-	Why    []string           `json:"why,omitempty"`
+	// Unproved are earlier boots whose end is not proved: while there is one the
+	// node gets no services.
+	Unproved []cluster.BootID `json:"unproved,omitempty"`
+	Why      []string         `json:"why,omitempty"`
 }
 
 // ServiceStatus is a service as the snapshot shows it: Why answers "why is it
@@ -94,6 +97,7 @@ type planner struct {
 	byBoot map[cluster.BootID]*standing
 	index
 	load   map[cluster.NodeName]int // services owned, orders of this plan included
+	ending bool                     // this plan ends a boot
 	braked string                   // why nobody is fenced for silence; "" while one may be
 	result Result
 }

@@ -474,7 +474,7 @@ func number(text string) uint64 {
 	return n
 }
 
-// doAbsent: absent n1 host=h1 [seq=8] [run=R] [final=yes] [life=L] [guest=G] [cluster=c]:
+// doAbsent: absent n1 host=h1 [seq=8] [run=R] [final=yes] [restarted=yes] [life=L] [guest=G] [cluster=c]:
 // the host signs that the life is not there.
 func doAbsent(w *world, args []string) {
 	o := opts(args[1:])
@@ -483,7 +483,7 @@ func doAbsent(w *world, args []string) {
 		Cluster: cluster.ClusterID(cmp.Or(o["cluster"], "c")), Guest: cluster.GuestID(cmp.Or(o["guest"], string(b.Guest))),
 		Life: cluster.LifeID(cmp.Or(o["life"], string(b.Life))), Host: cluster.HostName(o["host"]),
 		Run: cmp.Or(o["run"], "run of "+o["host"]), Seq: number(cmp.Or(o["seq"], "8")), Why: "as the scenario says",
-		Final: o["final"] != "",
+		Final: o["final"] != "", Restarted: o["restarted"] != "",
 	}
 	w.put(cluster.KeyAbsence(a.Life, a.Host), a)
 }

@@ -34,7 +34,7 @@ type write struct {
 	node       string
 	boot       cluster.BootID
 	at         time.Duration
-	excused    bool // of a reverted memory image that its host is about to destroy
+	excused    bool // of a reverted memory image that its host is about to destroy, or of what was started by hand
 }
 
 // land takes a write. One of an older generation behind one of a newer, one
@@ -65,6 +65,9 @@ func (d *disk) land(x write) {
 func (d *disk) claim(p *process) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if p.outside {
+		return
+	}
 	if other := d.holder[p.service]; other != nil && other != p && other.answers() && !other.reverted && !p.reverted && other.boot != p.boot {
 		d.w.violate("I1", "the address of %s is claimed by %s while %s answers at it", p.service, p.boot, other.boot)
 	}
@@ -90,6 +93,8 @@ type process struct {
 	ended      chan struct{} // closed when the process has ended
 	// reverted: in an old memory image, which is outside of what is promised.
 	reverted bool
+	// outside: started by hand, which nobody can keep a person from.
+	outside bool
 }
 
 // answers reports whether the process would answer a client now.
@@ -120,7 +125,7 @@ func (p *process) live() {
 			return
 		default:
 		}
-		x := write{service: p.service, generation: p.generation, node: p.node, boot: p.boot, excused: p.reverted}
+		x := write{service: p.service, generation: p.generation, node: p.node, boot: p.boot, excused: p.reverted || p.outside}
 		latency := time.Duration(w.intn("disk", int(writeLatency)))
 		if w.chance("disk", 0.02) {
 			latency = time.Duration(w.intn("disk", int(slowWrite)))

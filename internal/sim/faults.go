@@ -23,9 +23,15 @@ type Fault struct {
 type kind struct {
 	name   string
 	weight int
-	mobile bool // only where guests can move
+	only   func(Plan) bool // worlds where it can be; nil: all
 	do     func(f *attack) string
 }
+
+func mobile(p Plan) bool { return p.Mobile }
+
+func long(p Plan) bool { return p.Long }
+
+func (k kind) fits(p Plan) bool { return k.only == nil || k.only(p) }
 
 // attack is one fault while it is made.
 type attack struct {
@@ -36,44 +42,47 @@ type attack struct {
 // kinds are all faults. The weights are chosen so that a world sees a dozen
 // different ones, and often two at a time.
 var kinds = []kind{
-	{"crash", 6, false, (*attack).crash},
-	{"silent crash", 5, false, (*attack).silentCrash},
-	{"hang", 4, false, (*attack).hang},
-	{"daemon restart", 4, false, (*attack).daemonRestart},
-	{"daemon dies", 3, false, (*attack).daemonDies},
-	{"partition", 6, false, (*attack).partition},
-	{"one-way cut", 4, false, (*attack).oneWay},
-	{"cut from hosts", 4, false, (*attack).cutFromHosts},
-	{"pause", 6, false, (*attack).pause},
-	{"stall", 6, false, (*attack).stall},
-	{"host stall", 3, false, (*attack).hostStall},
-	{"resumed behind the host's back", 2, false, (*attack).secretResume},
-	{"trip", 8, false, (*attack).trip},
-	{"reboot inside", 4, false, (*attack).rebootInside},
-	{"power cycle", 4, false, (*attack).powerCycle},
-	{"disk revert", 3, false, (*attack).diskRevert},
-	{"host loss", 4, false, (*attack).hostLoss},
-	{"hostd restart", 4, false, (*attack).hostdRestart},
-	{"hostd loses its tail", 2, false, (*attack).hostdLosesTail},
-	{"journal full", 3, false, (*attack).journalFull},
-	{"store stall", 4, false, (*attack).storeStall},
-	{"stale reads", 3, false, (*attack).staleReads},
-	{"commits lost", 4, false, (*attack).commitsLost},
-	{"power calls", 6, false, (*attack).powerCalls},
-	{"hypervisor", 4, false, (*attack).hypervisorTrouble},
-	{"beats lost", 3, false, (*attack).beatsLost},
-	{"forged certificate", 3, false, (*attack).forgedCertificate},
-	{"weather", 5, false, (*attack).badWeather},
-	{"clock step", 3, false, (*attack).clockStep},
-	{"service crash", 4, false, (*attack).serviceCrash},
-	{"agents", 5, false, (*attack).agents},
-	{"standby", 3, false, (*attack).standby},
-	{"move", 3, false, (*attack).move},
-	{"leave", 3, false, (*attack).leaveCluster},
-	{"disarm", 2, false, (*attack).disarm},
-	{"migrate", 8, true, (*attack).migrate},
-	{"save", 4, true, (*attack).save},
-	{"revert", 3, true, (*attack).revert},
+	{"crash", 6, nil, (*attack).crash},
+	{"silent crash", 5, nil, (*attack).silentCrash},
+	{"hang", 4, nil, (*attack).hang},
+	{"daemon restart", 4, nil, (*attack).daemonRestart},
+	{"daemon dies", 3, nil, (*attack).daemonDies},
+	{"partition", 6, nil, (*attack).partition},
+	{"one-way cut", 4, nil, (*attack).oneWay},
+	{"cut from hosts", 4, nil, (*attack).cutFromHosts},
+	{"pause", 6, nil, (*attack).pause},
+	{"stall", 6, nil, (*attack).stall},
+	{"host stall", 3, nil, (*attack).hostStall},
+	{"resumed behind the host's back", 2, nil, (*attack).secretResume},
+	{"trip", 8, nil, (*attack).trip},
+	{"reboot inside", 4, nil, (*attack).rebootInside},
+	{"power cycle", 4, nil, (*attack).powerCycle},
+	{"disk revert", 3, nil, (*attack).diskRevert},
+	{"host loss", 4, nil, (*attack).hostLoss},
+	{"hostd restart", 4, nil, (*attack).hostdRestart},
+	{"hostd loses its tail", 2, nil, (*attack).hostdLosesTail},
+	{"journal full", 3, nil, (*attack).journalFull},
+	{"store stall", 4, nil, (*attack).storeStall},
+	{"stale reads", 3, nil, (*attack).staleReads},
+	{"commits lost", 4, nil, (*attack).commitsLost},
+	{"power calls", 6, nil, (*attack).powerCalls},
+	{"hypervisor", 4, nil, (*attack).hypervisorTrouble},
+	{"beats lost", 3, nil, (*attack).beatsLost},
+	{"forged certificate", 3, nil, (*attack).forgedCertificate},
+	{"deaf pair", 4, nil, (*attack).deafPair},
+	{"weather", 5, nil, (*attack).badWeather},
+	{"clock step", 3, nil, (*attack).clockStep},
+	{"service crash", 4, nil, (*attack).serviceCrash},
+	{"agents", 5, nil, (*attack).agents},
+	{"new service", 2, nil, (*attack).newService},
+	{stuckName, 6, long, (*attack).stuck},
+	{"standby", 3, nil, (*attack).standby},
+	{"move", 3, nil, (*attack).move},
+	{"leave", 3, nil, (*attack).leaveCluster},
+	{"disarm", 2, nil, (*attack).disarm},
+	{"migrate", 8, mobile, (*attack).migrate},
+	{"save", 4, mobile, (*attack).save},
+	{"revert", 3, mobile, (*attack).revert},
 }
 
 // schedule draws what goes wrong in a world of this shape and when.
@@ -81,7 +90,7 @@ func (w *World) schedule() []Fault {
 	r := w.random("schedule")
 	total := 0
 	for _, k := range kinds {
-		if !k.mobile || w.Plan.Mobile {
+		if k.fits(w.Plan) {
 			total += k.weight
 		}
 	}
@@ -92,18 +101,20 @@ func (w *World) schedule() []Fault {
 		end += time.Minute
 	}
 	for at < end {
-		out = append(out, Fault{Number: len(out) + 1, At: at, Name: pick(r, total, w.Plan.Mobile), seed: r.Uint64()})
-		if r.IntN(3) > 0 { // else two at once
+		out = append(out, Fault{Number: len(out) + 1, At: at, Name: pick(r, total, w.Plan), seed: r.Uint64()})
+		if out[len(out)-1].Name == stuckName {
+			at += stuckSpan // nothing else, or it would seldom come to its end
+		} else if r.IntN(3) > 0 { // else two at once
 			at += time.Duration(r.IntN(4000)) * time.Millisecond
 		}
 	}
 	return out
 }
 
-func pick(r *rand.Rand, total int, mobile bool) string {
+func pick(r *rand.Rand, total int, p Plan) string {
 	n := r.IntN(total)
 	for _, k := range kinds {
-		if k.mobile && !mobile {
+		if !k.fits(p) {
 			continue
 		}
 		if n -= k.weight; n < 0 {
@@ -359,20 +370,28 @@ func (a *attack) stall() string {
 	}
 	why := a.fresh("stall")
 	m.pause(why, clockStops)
+	deaf := a.r.IntN(2) == 0
+	if deaf {
+		m.loses()
+	}
 	a.later(span, func() { m.unpause(why) })
-	return fmt.Sprintf("%s for %v, and its host knows nothing (its clock stops: %v)", g.name, span.Round(time.Millisecond), clockStops)
+	return fmt.Sprintf("%s for %v, and its host knows nothing (its clock stops: %v, packets are lost: %v)", g.name, span.Round(time.Millisecond), clockStops, deaf)
 }
 
 func (a *attack) hostStall() string {
 	h, span, clockStops := a.host(), a.pauseSpan(), a.r.IntN(2) == 0
+	deaf := a.r.IntN(2) == 0
 	for _, g := range a.sortedGuests() {
 		if m := g.now(); g.place() == h && m != nil {
 			why := a.fresh("stall")
 			m.pause(why, clockStops)
+			if deaf {
+				m.loses()
+			}
 			a.later(span, func() { m.unpause(why) })
 		}
 	}
-	return fmt.Sprintf("all guests of %s for %v", h.name, span.Round(time.Millisecond))
+	return fmt.Sprintf("all guests of %s for %v (packets are lost: %v)", h.name, span.Round(time.Millisecond), deaf)
 }
 
 // secretResume: paused by the hypervisor's word, running in truth.

@@ -69,16 +69,17 @@ func (a *attack) hostdRestart() string {
 
 // hostdLosesTail: the host's disk had promised more than it kept.
 func (a *attack) hostdLosesTail() string {
-	h, away, entries := a.host(), a.span(10*time.Millisecond, 8*time.Second), 1+a.r.IntN(4)
+	h, away, entries, torn := a.host(), a.span(10*time.Millisecond, 8*time.Second), a.r.IntN(4), a.r.IntN(40)
 	a.later(0, func() {
 		h.stopHostd()
 		h.storage.LoseFrames(entries)
+		h.storage.LoseBytes(torn) // and one was written in part
 		a.mu.Lock()
 		a.doubt = true
 		a.mu.Unlock()
 		a.later(away, h.startHostd)
 	})
-	return fmt.Sprintf("%s, %d entries, for %v", h.name, entries, away.Round(time.Millisecond))
+	return fmt.Sprintf("%s, %d entries and %d bytes, for %v", h.name, entries, torn, away.Round(time.Millisecond))
 }
 
 func (a *attack) journalFull() string {
@@ -221,12 +222,7 @@ func (a *attack) clockStep() string {
 }
 
 func (a *attack) service() cluster.ServiceName {
-	var names []cluster.ServiceName
-	a.history.read(func(s *cluster.State) {
-		for _, c := range s.Config.Value.Services {
-			names = append(names, c.Name)
-		}
-	})
+	names := a.configured()
 	return names[a.r.IntN(len(names))]
 }
 

@@ -27,12 +27,19 @@ const (
 	channelRetry        = 500 * time.Millisecond
 )
 
+// autostartChance is how often a boot brings a service up by itself, before the
+// daemon of the node.
+const autostartChance = 0.03
+
 // guest is a virtual machine with a node in it, or the witness, which stands
 // on a machine without a hypervisor.
 type guest struct {
 	w    *World
 	name string
 	bare bool // no host knows it
+	// fate is held while the guest and what its hypervisor says of it change
+	// together; nobody waits for time to pass while holding it.
+	fate sync.Mutex
 
 	mu        sync.Mutex // guards everything below
 	host      *host      // where it is, by the hypervisors; nil: bare
@@ -113,7 +120,13 @@ func (g *guest) boot() {
 	m := newMachine(g.w, g.name)
 	g.machine, g.faults, g.daemon = m, AgentFaults{}, nil
 	g.rebooting, g.reverted, g.resetting = false, false, false
-	g.w.later(g.w.between("boot", bootLeast, bootMost), func() { g.startDaemon(m) })
+	byItself := g.w.chance("autostart", autostartChance)
+	g.w.later(g.w.between("boot", bootLeast, bootMost), func() {
+		if names := g.w.configured(); byItself && !g.bare && len(names) > 0 {
+			g.byHand(names[g.w.intn("autostart", len(names))])
+		}
+		g.startDaemon(m)
+	})
 }
 
 // haltLocked ends the operating system with all that runs in it.
@@ -167,19 +180,41 @@ func (g *guest) submit(latency time.Duration, land func()) {
 func (g *guest) start(by *program, c resource.Call) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.processes[c.Service] != nil || g.machine != by.machine || !by.isUp() {
+	old := g.processes[c.Service]
+	if old != nil && !old.outside || g.machine != by.machine || !by.isUp() {
 		return
 	}
-	p := &process{
-		m: by.machine, g: g, service: c.Service, generation: c.Generation, node: g.name,
-		boot: g.bootIDLocked(), ended: make(chan struct{}), reverted: g.reverted,
+	if old != nil { // the agent takes what runs for its own
+		close(old.ended)
 	}
-	g.processes[c.Service] = p
+	p := g.beginLocked(c.Service, c.Generation, false)
 	g.w.note("%s starts %s, generation %d", p.boot, c.Service, c.Generation)
+}
+
+// beginLocked lets a process live.
+func (g *guest) beginLocked(s cluster.ServiceName, generation cluster.Generation, outside bool) *process {
+	p := &process{
+		m: g.machine, g: g, service: s, generation: generation, node: g.name,
+		boot: g.bootIDLocked(), ended: make(chan struct{}), reverted: g.reverted, outside: outside,
+	}
+	g.processes[s] = p
 	g.w.wg.Go(func() {
 		g.w.disk.claim(p)
 		p.live()
 	})
+	return p
+}
+
+// byHand starts a service as a person does who knows nothing of the cluster.
+func (g *guest) byHand(s cluster.ServiceName) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.machine == nil || !g.machine.running() || g.processes[s] != nil {
+		return false
+	}
+	g.beginLocked(s, 0, true)
+	g.w.note("%s runs %s, and nobody ordered it", g.name, s)
+	return true
 }
 
 // stop ends the process of a service, if there is one, and waits for its writes.
@@ -266,6 +301,9 @@ func (d *daemon) run() error {
 	return d.node.Run(d.ctx)
 }
 
+// whyLimit is how many bytes of its reason a daemon tells its host, as in app.
+const whyLimit = 500
+
 // reset asks the host to destroy this life.
 func (d *daemon) reset(ctx context.Context, why string) error {
 	if d.self.Life == "" {
@@ -279,23 +317,25 @@ func (d *daemon) reset(ctx context.Context, why string) error {
 	d.g.mu.Unlock()
 	channel := hostclient.NewChannel(d.dialChannel)
 	defer channel.Close()
-	return channel.Reset(ctx, hostapi.ResetRequest{Life: d.self.Life, Why: why})
+	return channel.Reset(ctx, hostapi.ResetRequest{Life: d.self.Life, Why: why[:min(len(why), whyLimit)]})
 }
 
 // ended sees to what follows the end of a daemon.
 func (d *daemon) ended(err error) {
 	d.cancel()
 	g := d.g
+	_, stuck := g.runsOwn()
+	doomed := errors.Is(err, node.ErrDoomed)
 	g.mu.Lock()
 	mine := g.daemon == d
-	g.rebooting = mine && errors.Is(err, node.ErrDoomed)
+	g.rebooting = mine && doomed && !stuck
 	g.mu.Unlock()
 	if !mine || !d.isUp() || g.w.ctx.Err() != nil {
 		return
 	}
 	g.w.note("daemon of %s ends: %v", g.name, err)
 	switch {
-	case errors.Is(err, node.ErrDoomed):
+	case doomed && !stuck:
 		g.w.later(g.w.between("boot", time.Second, 20*time.Second), func() { g.reboot(d.machine) })
 	case errors.Is(err, errStaleDisk):
 		g.mu.Lock()

@@ -119,6 +119,12 @@ func (h *history) judge(before *cluster.State) {
 			h.judgeSilence(id)
 			h.judgeNeed(fence.Value)
 			h.judgeBrake(fence.Value)
+			h.judgeAccusers(fence.Value)
+		}
+	}
+	for _, view := range s.Views {
+		if view.Rev == s.Rev {
+			h.judgeView(view.Value)
 		}
 	}
 	for name, ticket := range s.Tickets {
@@ -237,6 +243,9 @@ func (h *history) judgeTicket(name cluster.ServiceName, t cluster.Ticket) {
 // judgeOwner checks I2: a service leaves its owner only behind the owner's
 // word that it is verified stopped, or behind the proof that its boot ended.
 func (h *history) judgeOwner(name cluster.ServiceName, was, is cluster.Owner) {
+	if was.Boot == "" && is.Boot != "" {
+		h.judgeOutside(name, is)
+	}
 	if was.Boot == "" || was.Boot == is.Boot && was.Generation == is.Generation {
 		return
 	}

@@ -24,6 +24,7 @@ type host struct {
 	storage *journal.Memory
 	driver  *driver
 	limited hypervisor.Driver // driver as hostd gets it
+	compact int               // bytes of the journal from which on it is rewritten; 0: as in production
 
 	mu     sync.Mutex // guards everything below
 	boots  int
@@ -38,6 +39,9 @@ func newHost(w *World, name string) *host {
 	seed := make([]byte, ed25519.SeedSize)
 	copy(seed, name)
 	h := &host{w: w, name: name, key: ed25519.NewKeyFromSeed(seed), storage: journal.NewMemory(nil), boots: 1, up: true}
+	if w.chance("journal", 0.5) {
+		h.compact = 1<<11 + w.intn("journal", 1<<13)
+	}
 	var guests []mem.Guest
 	for i, place := range w.Plan.Places {
 		g := fmt.Sprintf("n%d", i+1)
@@ -85,6 +89,9 @@ func (h *host) startHostd() {
 		h.w.later(daemonRestart, h.startHostd)
 		return
 	}
+	if h.compact > 0 {
+		j.CompactFrom(h.compact)
+	}
 	d := hostd.New(hostd.Config{
 		Host: cluster.HostName(h.name), Key: h.key, Journal: j, Driver: h.limited,
 		Grants: grants{}, Audit: noAudit{}, Version: "sim", Log: log,
@@ -93,6 +100,7 @@ func (h *host) startHostd() {
 	done := make(chan struct{})
 	h.w.wg.Go(func() {
 		defer close(done)
+		defer j.Close()
 		if err := d.Run(ctx); err != nil && ctx.Err() == nil {
 			h.w.note("hostd of %s ends: %v", h.name, err)
 			h.w.later(daemonRestart, func() { h.restartHostd(d) })
@@ -166,7 +174,7 @@ func (h *host) able() bool {
 	h.mu.Lock()
 	free := h.w.now() > h.hindered
 	h.mu.Unlock()
-	return free && h.serving() != nil
+	return free && h.driver.quick() && h.serving() != nil
 }
 
 // powerOn starts a guest cold, as an administrator does.
@@ -232,6 +240,16 @@ func (d *driver) setTakes(takes time.Duration) {
 	d.takes = takes
 }
 
+// quickLimit is how long power calls may take of a host that nothing keeps from
+// its work.
+const quickLimit = 2 * time.Second
+
+func (d *driver) quick() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.fault == PowerGood && d.takes <= quickLimit
+}
+
 // hinder carries the fault of a power call out. done: the caller goes on and
 // answers with err afterwards.
 func (d *driver) hinder(ctx context.Context) (goOn bool, err error) {
@@ -271,6 +289,9 @@ func (d *driver) Off(ctx context.Context, id cluster.GuestID, life cluster.LifeI
 			d.h.w.history.judgeOff(g, life)
 			g.halt()
 			g.drained()
+			g.fate.Lock()
+			defer g.fate.Unlock()
+			g.halt() // what was brought back meanwhile
 		}
 	}
 	if err := d.Driver.Off(ctx, id, life); err != nil {
@@ -325,6 +346,8 @@ func (h *host) dies(g *guest, told bool) {
 	}
 	g.halt()
 	g.drained()
+	g.fate.Lock()
+	defer g.fate.Unlock()
 	g.halt() // what was brought back meanwhile
 	if told {
 		h.driver.End(g.id(), hypervisor.ReasonCrashed)

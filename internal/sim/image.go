@@ -48,19 +48,19 @@ func (g *guest) takeImage() *image {
 // revertTo replaces the guest's memory by an image of it.
 func (g *guest) revertTo(kept *image) {
 	h := g.place()
-	if h == nil || !h.able() || h.driver.Life(g.id()) == "" { // never behind hostd's back: that is assumed
-		kept.machine.end()
-		return
-	}
-	g.mu.Lock()
-	moving := g.moving
-	g.mu.Unlock()
-	if moving {
+	life := g.mayRevert(h)
+	if life == "" {
 		kept.machine.end()
 		return
 	}
 	g.halt()
 	g.drained()
+	g.fate.Lock()
+	defer g.fate.Unlock()
+	if g.mayRevert(h) != life { // it has died while its last writes arrived
+		kept.machine.end()
+		return
+	}
 	g.mu.Lock()
 	g.machine, g.daemon, g.processes = kept.machine, kept.daemon, kept.processes
 	g.reverted = true
@@ -72,6 +72,18 @@ func (g *guest) revertTo(kept *image) {
 	h.driver.Inside(g.id(), hypervisor.ReasonFromSnapshot)
 	kept.machine.unpause(heldImage)
 	g.w.wg.Go(func() { g.mustGo(kept.machine) })
+}
+
+// mayRevert returns the life of a guest that may be reverted now, "" for any
+// other: never one that migrates, nor behind hostd's back, which is assumed.
+func (g *guest) mayRevert(h *host) cluster.LifeID {
+	g.mu.Lock()
+	moving := g.moving
+	g.mu.Unlock()
+	if h == nil || moving || !h.able() {
+		return ""
+	}
+	return h.driver.Life(g.id())
 }
 
 // mustGo checks P7: a reverted image is destroyed as soon as its host can.

@@ -6,6 +6,8 @@ import (
 	"maps"
 	"sync"
 	"time"
+
+	"ringfence/internal/cluster"
 )
 
 // errGone is what a call of a program gets once its machine or it has ended.
@@ -30,9 +32,13 @@ type machine struct {
 	stepped  time.Duration // when the clock was last moved; 0: never
 	resumed  chan struct{} // closed at the end of the pause
 	timers   map[*timer]bool
-	trip     int                  // calls of ports until the machine is paused; 0: never
-	tripped  func()               // what pauses it then
-	backlog  []func()             // packets that wait for the end of the pause
+	trip     int           // calls of ports until the machine is paused; 0: never
+	tripped  func()        // what pauses it then
+	backlog  []func()      // packets that wait for the end of the pause
+	deaf     bool          // this pause keeps no packets
+	from     time.Duration // when the pause began
+	stood    time.Duration // in all pauses that are over
+	ears     map[cluster.BootID]ear
 	onEnd    []context.CancelFunc // of programs
 }
 
@@ -40,7 +46,7 @@ type machine struct {
 const backlogLimit = 16
 
 func newMachine(w *World, name string) *machine {
-	return &machine{w: w, name: name, up: true, held: map[string]bool{}, resumed: make(chan struct{}), timers: map[*timer]bool{}}
+	return &machine{w: w, name: name, up: true, held: map[string]bool{}, resumed: make(chan struct{}), timers: map[*timer]bool{}, ears: map[cluster.BootID]ear{}}
 }
 
 // running reports whether programs make progress.
@@ -80,11 +86,32 @@ func (m *machine) pause(why string, stopClock bool) {
 	if !m.up {
 		return
 	}
+	if !m.paused {
+		m.from = m.w.now()
+	}
 	m.held[why] = m.held[why] || stopClock
 	if stopClock && !m.stopped {
 		m.stopped, m.pausedAt = true, m.w.now()
 	}
 	m.paused = true
+}
+
+// loses lets the present pause keep no packets, as a full queue or a link that is
+// down does.
+func (m *machine) loses() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.deaf = m.paused
+}
+
+// ranLocked is how long the machine has run since the world began, without its
+// pauses, with the lock held.
+func (m *machine) ranLocked() time.Duration {
+	ran := m.w.now() - m.stood
+	if m.paused {
+		ran -= m.w.now() - m.from
+	}
+	return ran
 }
 
 // unpause ends one reason; without any left the programs go on.
@@ -101,7 +128,8 @@ func (m *machine) release(f func(why string) bool) {
 	if m.stopped {
 		m.ahead -= m.w.now() - m.pausedAt
 	}
-	m.paused, m.stopped = false, false
+	m.stood += m.w.now() - m.from
+	m.paused, m.stopped, m.deaf = false, false, false
 	close(m.resumed)
 	m.resumed = make(chan struct{})
 	for t := range m.timers {
@@ -161,7 +189,7 @@ func (m *machine) receive(deliver func()) {
 		return
 	}
 	if m.paused {
-		if len(m.backlog) < backlogLimit {
+		if !m.deaf && len(m.backlog) < backlogLimit {
 			m.backlog = append(m.backlog, deliver)
 		}
 		m.mu.Unlock()

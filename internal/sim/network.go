@@ -262,6 +262,7 @@ func (b *beats) hear(x packet) {
 	}
 	select {
 	case b.inbox <- got:
+		b.p.heard(x.from.ID)
 	default:
 	}
 }

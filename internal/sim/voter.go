@@ -117,11 +117,11 @@ func (g *guest) rejoin() {
 // diskRevert gives a guest a disk back that it had before, and starts it cold.
 func (a *attack) diskRevert() string {
 	g, span := a.virtual(), a.span(time.Second, 15*time.Second)
-	h := g.place()
 	g.mu.Lock()
 	kept := g.votes.count
 	g.mu.Unlock()
 	a.later(span, func() {
+		h := g.place() // where it is by then: nobody starts a guest at two hosts
 		h.dies(g, true)
 		g.mu.Lock()
 		g.votes.count = kept

@@ -141,9 +141,12 @@ func (w *World) addWitness(*cluster.Config) {
 	w.put(cluster.KeyNode(g.node()), cluster.Node{Name: g.node(), Address: "192.0.2.2", BeatPort: 7100, Witness: true})
 }
 
+// serviceNames are those that there may be; a world begins with up to three.
+var serviceNames = []cluster.ServiceName{"db", "web", "nfs", "mail", "dns"}
+
 func (w *World) serviceConfig(i int) cluster.ServiceConfig {
 	s := cluster.ServiceConfig{
-		Name: cluster.ServiceName([]string{"db", "web", "nfs"}[i]), Restarts: w.intn("plan", 3),
+		Name: serviceNames[i], Restarts: w.intn("plan", 3),
 		RestartWindow: time.Minute, FailureExpiry: 5 * time.Second,
 		Resources: []cluster.Resource{{
 			Name: "app", Agent: "model", StartTimeout: 2 * time.Second, StopTimeout: 2 * time.Second,
@@ -155,6 +158,16 @@ func (w *World) serviceConfig(i int) cluster.ServiceConfig {
 		s.Resources[1].Name = "more"
 	}
 	return s
+}
+
+// configured names the services of the configuration.
+func (w *World) configured() (names []cluster.ServiceName) {
+	w.history.read(func(s *cluster.State) {
+		for _, c := range s.Config.Value.Services {
+			names = append(names, c.Name)
+		}
+	})
+	return names
 }
 
 // put writes a record as an operator, from outside of all faults.

@@ -33,6 +33,7 @@ type Journal struct {
 	log       *slog.Logger
 	state     State
 	size      int
+	least     int // never rewritten below
 	compactAt int
 }
 
@@ -40,7 +41,7 @@ type Journal struct {
 // life is unknown then. A frame cut short by a crash is removed with a warning;
 // any other damage is a *DamageError and nothing is changed.
 func Open(storage Storage, log *slog.Logger) (*Journal, error) {
-	j := &Journal{storage: storage, log: log.With("component", "journal"), state: newState()}
+	j := &Journal{storage: storage, log: log.With("component", "journal"), state: newState(), least: compactAtBytes}
 	data, err := storage.Load()
 	if err != nil {
 		return nil, err
@@ -60,12 +61,19 @@ func Open(storage Storage, log *slog.Logger) (*Journal, error) {
 			j.state.apply(e)
 		}
 	}
-	j.size, j.compactAt = good, max(compactAtBytes, 2*good)
+	j.size, j.compactAt = good, max(j.least, 2*good)
 	if good == 0 {
 		j.log.Info("new journal: every earlier life is unknown", "file", storage.Name())
 		return j, j.Append(Entry{Format: formatVersion})
 	}
 	return j, nil
+}
+
+// CompactFrom lets a journal of so many bytes be rewritten already, for those that
+// live too short for 1 MiB, in the simulator. Call it before the first Append.
+func (j *Journal) CompactFrom(size int) {
+	j.least = size
+	j.compactAt = max(j.least, 2*j.size)
 }
 
 // State returns what the entries add up to. It is the journal's own: read it
@@ -105,7 +113,7 @@ func (j *Journal) compact() {
 		return
 	}
 	j.log.Info("journal rewritten", "file", j.storage.Name(), "before_bytes", j.size, "after_bytes", len(data))
-	j.size, j.compactAt = len(data), max(compactAtBytes, 2*len(data))
+	j.size, j.compactAt = len(data), max(j.least, 2*len(data))
 }
 
 // Close releases the storage.

@@ -45,7 +45,10 @@ func everything() [][]Entry {
 		{{Leadership: &Leadership{Cluster: "c1", Incarnation: 2, Epoch: 7}}, {Decision: &Decision{Cluster: "c1", Incarnation: 2, ID: "d1", Action: "on", Guest: "g"}}},
 		{{Decision: &Decision{Cluster: "c1", Incarnation: 2, ID: "d1", Action: "on", Guest: "g", Outcome: cluster.OutcomeDone, NewLife: "boot:2:1"}}},
 		{{Voter: &Voter{Cluster: "c1", Node: "n2", Memory: voter.Memory{Incarnation: 2, Identity: "a", Run: "r", Count: 1}}}},
+		{{Voter: &Voter{Cluster: "c1", Node: "n4", Guest: "g4", Elsewhere: true, Memory: voter.Memory{Incarnation: 2, Identity: "d", Run: "r", Count: 4}}}},
 		{{Voter: &Voter{Cluster: "c1", Node: "n2", Memory: voter.Memory{Incarnation: 3, Identity: "b", Run: "s", Count: 9, Former: []string{"a"}}}}},
+		{{Watch: WatchBegan}},
+		{{Watch: WatchStopped}},
 		{{Ack: &Ack{Seq: 1, Revision: 99}}},
 		{life(4, Ended), certificate(4, 2)},
 	}
@@ -102,6 +105,22 @@ func TestAGrowingJournalIsRewritten(t *testing.T) {
 	if got := open(t, storage).State().Leaderships["c1"].Epoch; got != 20000 {
 		t.Errorf("epoch %d, want 20000", got)
 	}
+}
+
+func TestASmallJournalIsRewrittenWhereAskedTo(t *testing.T) {
+	const from = 1000
+	storage := &Memory{}
+	j := open(t, storage)
+	j.CompactFrom(from)
+	for i := range 100 {
+		if err := j.Append(Entry{Leadership: &Leadership{Cluster: "c1", Incarnation: 1, Epoch: cluster.Epoch(i + 1)}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := len(storage.Bytes()); got > 2*from {
+		t.Errorf("journal has %d bytes after rewriting", got)
+	}
+	same(t, j.State(), open(t, storage).State())
 }
 
 func TestAWriteCutShortByACrashIsCutOff(t *testing.T) {

@@ -8,7 +8,6 @@ import (
 	"slices"
 
 	"ringfence/internal/cluster"
-	"ringfence/internal/wire/voter"
 )
 
 // formatVersion is the version of the file, in its first entry.
@@ -115,6 +114,15 @@ type Decision struct {
 	NewLife     cluster.LifeID      `json:"new_life,omitempty"`
 }
 
+// Watch says whether hostd looks at the guests.
+type Watch string
+
+// The words. A hostd that dies says nothing: it watched until then.
+const (
+	WatchBegan   Watch = "began"   // the guests were listed, and every change is seen from here on
+	WatchStopped Watch = "stopped" // hostd was stopped, and its guests go on unseen
+)
+
 // Entry is one fact; exactly one field is set.
 type Entry struct {
 	Format      int                       `json:"format,omitempty"`
@@ -127,6 +135,7 @@ type Entry struct {
 	Claim       *Claim                    `json:"claim,omitempty"`
 	Decision    *Decision                 `json:"decision,omitempty"`
 	Voter       *Voter                    `json:"voter,omitempty"`
+	Watch       Watch                     `json:"watch,omitempty"`
 	// LastSeq keeps the counter over a rewrite.
 	LastSeq uint64 `json:"last_seq,omitempty"`
 }
@@ -136,7 +145,7 @@ func (e Entry) check() error {
 	for _, set := range []bool{
 		e.Format != 0, e.HostBoot != "", e.Life != nil, e.Certificate != nil,
 		e.Ack != nil, e.Leadership != nil, e.Claim != nil, e.Decision != nil, e.Voter != nil, e.LastSeq != 0,
-		e.Absence != nil,
+		e.Absence != nil, e.Watch != "",
 	} {
 		if set {
 			n++
@@ -155,6 +164,9 @@ func (e Entry) check() error {
 type State struct {
 	// HostBoot is the boot id of the host in the last run of hostd.
 	HostBoot string
+	// Stopped: the last run of hostd was stopped while the host went on, and none
+	// has listed the guests since.
+	Stopped bool
 	// LastSeq is the highest number of a certificate, absence or arrival so far.
 	LastSeq uint64
 	// Lives holds all that are here, and the latest that ended or left.
@@ -166,7 +178,7 @@ type State struct {
 	Leaderships map[cluster.ClusterID]Leadership
 	Claims      map[cluster.GuestID]cluster.ClusterID
 	decisions   map[cluster.ClusterID][]Decision // oldest first
-	voters      map[voterKey]voter.Memory
+	voters      map[voterKey]Voter
 	bySeq       map[uint64]cluster.LifeID
 	closed      []cluster.LifeID // that ended or left, oldest first
 }
@@ -179,7 +191,7 @@ func newState() State {
 		Leaderships:  map[cluster.ClusterID]Leadership{},
 		Claims:       map[cluster.GuestID]cluster.ClusterID{},
 		decisions:    map[cluster.ClusterID][]Decision{},
-		voters:       map[voterKey]voter.Memory{},
+		voters:       map[voterKey]Voter{},
 		bySeq:        map[uint64]cluster.LifeID{},
 	}
 }
@@ -264,7 +276,9 @@ func (s *State) apply(e Entry) {
 	case e.Decision != nil:
 		s.applyDecision(*e.Decision)
 	case e.Voter != nil:
-		s.voters[voterKey{e.Voter.Cluster, e.Voter.Node}] = e.Voter.Memory
+		s.voters[voterKey{e.Voter.Cluster, e.Voter.Node}] = *e.Voter
+	case e.Watch != "":
+		s.Stopped = e.Watch == WatchStopped
 	case e.LastSeq != 0:
 		s.LastSeq = max(s.LastSeq, e.LastSeq)
 	}
@@ -277,6 +291,9 @@ func (s *State) applyLife(l Life) {
 	}
 	s.Lives[l.ID] = l
 	s.LastSeq = max(s.LastSeq, l.Arrival.Number)
+	if l.Status != Here && l.Status != Ended {
+		s.wentElsewhere(l.Guest)
+	}
 	if known && old.Status == Left {
 		s.closed = slices.DeleteFunc(s.closed, func(id cluster.LifeID) bool { return id == l.ID })
 	}
@@ -352,6 +369,9 @@ func (s *State) entries() []Entry {
 	}
 	if s.LastSeq != 0 {
 		out = append(out, Entry{LastSeq: s.LastSeq})
+	}
+	if s.Stopped {
+		out = append(out, Entry{Watch: WatchStopped})
 	}
 	for _, id := range slices.Sorted(maps.Keys(s.Lives)) {
 		if l := s.Lives[id]; l.Status.Open() {

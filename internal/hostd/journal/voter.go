@@ -16,6 +16,11 @@ const voterLimit = 64
 type Voter struct {
 	Cluster cluster.ClusterID `json:"cluster"`
 	Node    cluster.NodeName  `json:"node"`
+	// Guest is the one at whose channel it was told.
+	Guest cluster.GuestID `json:"guest,omitempty"`
+	// Elsewhere: the guest has left this host, or was about to come from another,
+	// since the voter was remembered. What it did there is not in this memory.
+	Elsewhere bool `json:"elsewhere,omitempty"`
 	voter.Memory
 }
 
@@ -25,9 +30,20 @@ type voterKey struct {
 }
 
 // Voter returns what is remembered of a voter.
-func (s *State) Voter(c cluster.ClusterID, n cluster.NodeName) (voter.Memory, bool) {
-	m, ok := s.voters[voterKey{c, n}]
-	return m, ok
+func (s *State) Voter(c cluster.ClusterID, n cluster.NodeName) (Voter, bool) {
+	v, ok := s.voters[voterKey{c, n}]
+	return v, ok
+}
+
+// wentElsewhere marks the voters of a guest of which a life is or may be at
+// another host.
+func (s *State) wentElsewhere(guest cluster.GuestID) {
+	for key, v := range s.voters {
+		if v.Guest == guest {
+			v.Elsewhere = true
+			s.voters[key] = v
+		}
+	}
 }
 
 // VotersFull reports whether no more voters of a cluster are remembered.
@@ -45,9 +61,9 @@ func (s *State) VotersFull(c cluster.ClusterID) bool {
 // a leader's order or a voter's claim; 0: none.
 func (s *State) Incarnation(c cluster.ClusterID) cluster.Incarnation {
 	highest := s.Leaderships[c].Incarnation
-	for key, m := range s.voters {
+	for key, v := range s.voters {
 		if key.cluster == c {
-			highest = max(highest, m.Incarnation)
+			highest = max(highest, v.Incarnation)
 		}
 	}
 	return highest
@@ -56,8 +72,8 @@ func (s *State) Incarnation(c cluster.ClusterID) cluster.Incarnation {
 // voterEntries returns the entries of all voters, in the order of their names.
 func (s *State) voterEntries() []Entry {
 	var out []Entry
-	for key, m := range s.voters {
-		out = append(out, Entry{Voter: &Voter{Cluster: key.cluster, Node: key.node, Memory: m}})
+	for _, v := range s.voters {
+		out = append(out, Entry{Voter: &v})
 	}
 	slices.SortFunc(out, func(a, b Entry) int {
 		return cmp.Or(cmp.Compare(a.Voter.Cluster, b.Voter.Cluster), cmp.Compare(a.Voter.Node, b.Voter.Node))

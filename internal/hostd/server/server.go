@@ -138,7 +138,16 @@ func (s *Server) Run(ctx context.Context) error {
 	err := s.run(ctx)
 	stopAudit()
 	auditor.Wait()
-	return errors.Join(err, s.gate.Close(), s.journal.Close())
+	return errors.Join(err, s.noteStop(), s.gate.Close(), s.journal.Close())
+}
+
+// noteStop writes down that guests go on unseen from here: what a restart of the
+// host would else say of their lives does not hold (interleaving C-10).
+func (s *Server) noteStop() error {
+	if err := s.journal.Append(journal.Entry{Watch: journal.WatchStopped}); err != nil {
+		return fmt.Errorf("note that hostd was stopped: %w", err)
+	}
+	return nil
 }
 
 func (s *Server) run(ctx context.Context) error {

@@ -98,6 +98,9 @@ var mutants = []mutant{
 		"	return len(accusers) > 0",
 	}}},
 	{"a gap accuses everybody", "P17", []edit{{
+		"internal/detect/detect.go",
+		"		d.startOver(now, peers)\n", "",
+	}, {
 		"internal/node/pulse.go",
 		"Words: verdict.Words, Abstain: verdict.Abstain}", "Words: verdict.Words}",
 	}}},
@@ -112,7 +115,7 @@ var mutants = []mutant{
 	}}},
 	{"who cannot stop goes on", "P20", []edit{{
 		"internal/node/reset.go",
-		"	if n.Reset == nil {", "	if n.Reset != nil {",
+		"	if n.Reset == nil {\n		log.", "	if n.Reset != nil {\n		log.",
 	}}},
 	{"any disk may vote", "P22", []edit{{
 		"internal/wire/voter/voter.go",
@@ -122,5 +125,9 @@ var mutants = []mutant{
 		"internal/plan/service.go",
 		"		if !r.probed() {\n			return\n		}\n		r.assign(\"nobody owns it\", nil)",
 		"		r.assign(\"nobody owns it\", nil)",
+	}}},
+	{"a node joins without looking", "P24", []edit{{
+		"internal/node/register.go",
+		"owner == n.Self.ID || owner != \"\" && !joining {", "owner == n.Self.ID || owner != \"\" && (joining || !joining) {",
 	}}},
 }

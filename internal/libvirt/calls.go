@@ -62,7 +62,7 @@ func (c Calls) Hostname(ctx context.Context) (name string, err error) {
 	return name, err
 }
 
-// Type returns the driver's name: QEMU, Xen or Test.
+// Type returns the name of the driver: QEMU, Xen or TEST.
 func (c Calls) Type(ctx context.Context) (name string, err error) {
 	err = c.do(ctx, "get hypervisor type", virnet.ProcType, nil, func(d *virnet.Decoder) { name = d.String() })
 	return name, err

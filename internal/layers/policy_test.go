@@ -65,7 +65,7 @@ var packages = []struct {
 // testOnly are the conformance suites and the test harnesses: nothing that ships
 // may import them.
 var testOnly = []string{
-	"internal/chaos", "internal/hypervisor/hypervisortest", "internal/libvirt/libvirtlab",
+	"internal/chaos", "internal/hypervisor/hypervisortest", "internal/libvirt/libvirtlab", "internal/libvirt/libvirttest",
 	"internal/resource/resourcetest", "internal/sim/simrun", "internal/store/storetest",
 }
 

@@ -11,7 +11,11 @@ import (
 // by the first record; where there is none, records are lost: an agent's work does
 // not depend on it.
 func Syslog(tag string) *slog.Logger {
-	s := &sink{tag: tag}
+	return newSyslog(func() (*syslog.Writer, error) { return syslog.New(syslog.LOG_DAEMON|syslog.LOG_NOTICE, tag) })
+}
+
+func newSyslog(dial func() (*syslog.Writer, error)) *slog.Logger {
+	s := &sink{dial: dial}
 	text := slog.NewTextHandler(&s.line, &slog.HandlerOptions{ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
 		// The system's log has its own.
 		if len(groups) == 0 && (a.Key == slog.TimeKey || a.Key == slog.LevelKey) {
@@ -24,7 +28,7 @@ func Syslog(tag string) *slog.Logger {
 
 // sink is used by one goroutine: an agent writes a line or two.
 type sink struct {
-	tag  string
+	dial func() (*syslog.Writer, error)
 	line bytes.Buffer
 	out  *syslog.Writer
 }
@@ -38,7 +42,7 @@ type syslogHandler struct {
 func (h syslogHandler) Handle(ctx context.Context, r slog.Record) error {
 	s := h.sink
 	if s.out == nil {
-		out, err := syslog.New(syslog.LOG_DAEMON|syslog.LOG_NOTICE, s.tag)
+		out, err := s.dial()
 		if err != nil {
 			return err
 		}

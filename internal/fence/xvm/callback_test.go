@@ -25,66 +25,68 @@ func TestMulticastPackets(t *testing.T) {
 	if !inNamespace(t) {
 		return
 	}
-	for _, c := range []struct {
-		family, network, group string
-		from                   netip.Addr
-	}{
-		{"ipv4", "udp4", wire.DefaultGroup4, netip.MustParseAddr("127.0.0.1")},
-	} {
-		lo, err := net.InterfaceByName("lo")
-		if err != nil {
-			t.Fatal(err)
-		}
-		pc, err := net.ListenMulticastUDP(c.network, lo, &net.UDPAddr{IP: net.ParseIP(c.group), Port: wire.DefaultPort})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer pc.Close()
-		raw, err := pc.SyscallConn()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_RECVTTL, 1) }); err != nil {
-			t.Fatal(err)
-		}
-		got := fenceXVM(t, "-i", c.family, "-u").run("-o", "off", "-n", "n1")
-		if got.code != 1 || !strings.HasPrefix(got.err, string(errTimedOut)+": no daemon called back on TCP port 1229 after ") {
-			t.Errorf("nobody answers: %+v", got)
-		}
-		if err := pc.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
-			t.Fatal(err)
-		}
-		packet, oob := make([]byte, 500), make([]byte, 100)
-		salts, seqs := map[[6]byte]bool{}, map[uint32]bool{}
-		const packets = 5 // of about ten
-		for range packets {
-			n, nOOB, _, from, err := pc.ReadMsgUDPAddrPort(packet, oob)
-			if err != nil {
-				t.Fatal(err)
-			}
-			messages, err := unix.ParseSocketControlMessage(oob[:nOOB])
-			if err != nil || len(messages) != 1 || messages[0].Data[0] != hopLimit {
-				t.Errorf("TTL: %v, %v", messages, err)
-			}
-			if from.Addr().Unmap() != c.from {
-				t.Errorf("sent from %s, want %s", from, c.from)
-			}
-			if err := wire.Verify(packet[:n], []byte(testKey), wire.HashSHA256); err != nil {
-				t.Fatal(err)
-			}
-			r, err := wire.ParseRequest(packet[:n])
-			if err != nil {
-				t.Fatal(err)
-			}
-			if r.Op != wire.OpOff || r.Guest != "n1" || r.Address != c.from || r.Port != wire.DefaultPort || r.Flags != wire.FlagUUID {
-				t.Errorf("request %+v", r)
-			}
-			salts[r.Salt], seqs[r.Seq] = true, true
-		}
-		if len(salts) != packets || len(seqs) != 1 {
-			t.Errorf("%d salts and %d sequence numbers in %d packets, want each its own salt and one number", len(salts), len(seqs), packets)
-		}
+	pc := groupOnLoopback(t)
+	got := fenceXVM(t, "-u").run("-o", "off", "-n", "n1")
+	if got.code != 1 || !strings.HasPrefix(got.err, string(errTimedOut)+": no daemon called back on TCP port 1229 after ") {
+		t.Errorf("nobody answers: %+v", got)
 	}
+	local := netip.MustParseAddr("127.0.0.1")
+	packet, oob := make([]byte, 500), make([]byte, 100)
+	salts, seqs := map[[6]byte]bool{}, map[uint32]bool{}
+	const packets = 5 // of about ten
+	for range packets {
+		n, nOOB, _, from, err := pc.ReadMsgUDPAddrPort(packet, oob)
+		if err != nil {
+			t.Fatal(err)
+		}
+		messages, err := unix.ParseSocketControlMessage(oob[:nOOB])
+		if err != nil || len(messages) != 1 || messages[0].Data[0] != 2 {
+			t.Errorf("TTL: %v, %v, want 2", messages, err)
+		}
+		if from.Addr().Unmap() != local {
+			t.Errorf("sent from %s, want %s", from, local)
+		}
+		if err := wire.Verify(packet[:n], []byte(testKey), wire.HashSHA256); err != nil {
+			t.Fatal(err)
+		}
+		r, err := wire.ParseRequest(packet[:n])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Op != wire.OpOff || r.Guest != "n1" || r.Address != local || r.Port != wire.DefaultPort || r.Flags != wire.FlagUUID {
+			t.Errorf("request %+v", r)
+		}
+		salts[r.Salt], seqs[r.Seq] = true, true
+	}
+	if len(salts) != packets || len(seqs) != 1 {
+		t.Errorf("%d salts and %d sequence numbers in %d packets, want each its own salt and one number", len(salts), len(seqs), packets)
+	}
+}
+
+// groupOnLoopback receives packets to the group, with their TTL.
+func groupOnLoopback(t *testing.T) *net.UDPConn {
+	t.Helper()
+	lo, err := net.InterfaceByName("lo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pc, err := net.ListenMulticastUDP("udp4", lo, &net.UDPAddr{IP: net.ParseIP(wire.DefaultGroup4), Port: wire.DefaultPort})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = pc.Close() })
+	raw, err := pc.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var setErr error
+	if err := raw.Control(func(fd uintptr) { setErr = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_RECVTTL, 1) }); err != nil || setErr != nil {
+		t.Fatal(err, setErr)
+	}
+	if err := pc.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	return pc
 }
 
 // daemonsElsewhere returns what makes daemons on another host.
@@ -211,14 +213,14 @@ func TestTwoClientsWaitForEachOther(t *testing.T) {
 	}
 	d := newDaemon(t)
 	d.listenGroup("lo")
-	ln, err := net.Listen("tcp4", ":1229")
+	first, err := net.Listen("tcp4", ":1229")
 	if err != nil {
 		t.Fatal(err)
 	}
-	time.AfterFunc(300*time.Millisecond, func() { _ = ln.Close() })
+	time.AfterFunc(300*time.Millisecond, func() { _ = first.Close() })
 	p := fenceXVM(t, "-t", "5")
 	p.expect(t, 0, "", "-o", "off", "-n", "n1")
-	ln, err = net.Listen("tcp4", ":1229")
+	ln, err := net.Listen("tcp4", ":1229")
 	if err != nil {
 		t.Fatal(err)
 	}

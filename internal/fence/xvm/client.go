@@ -172,7 +172,7 @@ func (c *client) request(s stream) error {
 // packet forms and signs a request; r has what differs between packets of a run.
 func (c *client) packet(r wire.Request) ([]byte, error) {
 	r.Op, r.Hash, r.Flags, r.Seq = c.op, c.hash, c.flags, c.seq
-	if c.op != wire.OpList && c.op != wire.OpMonitor {
+	if c.op != wire.OpList {
 		r.Guest = c.guest
 	}
 	if c.hash != wire.HashNone {

@@ -80,8 +80,14 @@ func TestCutLists(t *testing.T) {
 
 func TestAListHasALimit(t *testing.T) {
 	one := wire.Entry{Name: "n", UUID: "u"}.Append(nil)
-	if _, err := readList(&endless{one: one}); err == nil || !strings.Contains(err.Error(), "more than 100000 guests") {
-		t.Errorf("an endless list: %v", err)
+	of := func(guests int64) io.Reader {
+		return io.MultiReader(io.LimitReader(&endless{one: one}, guests*wire.EntrySize), bytes.NewReader(wire.Entry{}.Append(nil)))
+	}
+	if got, err := readList(of(100_000)); err != nil || len(got) != 100_000 {
+		t.Errorf("the longest list: %d guests, %v", len(got), err)
+	}
+	if _, err := readList(of(100_001)); err == nil || err.Error() != "the list has more than 100000 guests" {
+		t.Errorf("a longer list: %v", err)
 	}
 }
 
@@ -130,15 +136,19 @@ func TestRequestsOverTCP(t *testing.T) {
 	p := overTCP(t, d)
 	p.expect(t, 0, "", "-o", "on", "-n", "n1", "-c", "sha512")
 	p.expect(t, 0, "", "-o", "monitor", "-n", "n1")
+	p.expect(t, 1, "", "-o", "list", "-n", "n1")
 	seen, done := d.requests()
-	if len(done) != 2 || len(seen) != 2 {
+	if len(done) != 3 || len(seen) != 3 {
 		t.Fatalf("seen %v, done %v", seen, done)
+	}
+	if third := seen[2]; third.Guest != "" || third.Op != wire.OpList {
+		t.Errorf("the third request: %+v", third)
 	}
 	first, second := seen[0], seen[1]
 	if first.Guest != "n1" || first.Op != wire.OpOn || first.Hash != wire.HashSHA512 || first.Port != 0 || first.Address.IsValid() || first.Flags != 0 {
 		t.Errorf("the first request: %+v", first)
 	}
-	if second.Guest != "" || second.Op != wire.OpMonitor || second.Hash != wire.HashSHA256 {
+	if second.Guest != "n1" || second.Op != wire.OpMonitor || second.Hash != wire.HashSHA256 {
 		t.Errorf("the second request: %+v", second)
 	}
 	if first.Salt == second.Salt || first.Seq == second.Seq {

@@ -123,7 +123,7 @@ func readList(r io.Reader) ([]wire.Entry, error) {
 // overLine asks over a serial line or a channel: no key, but the line says who asks.
 func (c *client) overLine(s stream) (answer, error) {
 	r := wire.SerialRequest{Op: c.op, Seq: c.seq}
-	if c.op != wire.OpList && c.op != wire.OpMonitor {
+	if c.op != wire.OpList {
 		r.Guest = c.guest
 	}
 	packet, err := r.Append(nil)

@@ -171,6 +171,7 @@ func (p peer) life(t *testing.T) {
 	p.expect(t, 0, "Status: ON\n", "-o", "status", "-n", testGuest)
 	p.expect(t, 0, listLine("on"), "-o", "list")
 	p.expect(t, 1, "", "-o", "null", "-n", testGuest)
+	p.expect(t, 0, "", "-o", "monitor", "-n", "nobody") // which the C daemon does not look at
 	p.expect(t, 1, "", "-o", "off", "-n", "nobody")
 	p.expect(t, 2, "Status: OFF\n", "-o", "status", "-n", "nobody")
 	p.expect(t, 0, "", "-o", "off", "-n", testUUID)
@@ -221,6 +222,7 @@ groups {
 	p.expect(t, 0, "Status: ON\n", "-o", "status", "-n", testGuest)
 	p.expect(t, 0, "", "-o", "reboot", "-n", testGuest, "-t", "20")
 	p.expect(t, 0, "Status: ON\n", "-o", "status", "-n", testGuest)
+	p.expect(t, 0, listLine("on"), "-o", "list")
 	denied := p.expect(t, 3, "", "-o", "off", "-n", testUUID)
 	if denied.err != "Permission denied\n" {
 		t.Errorf("stderr of a denied request: %q", denied.err)

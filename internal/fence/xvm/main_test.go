@@ -23,6 +23,9 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if device := os.Getenv(lockEnv); device != "" {
+		os.Exit(holdLock(device))
+	}
 	agent := func(program string) func() {
 		return func() {
 			os.Exit(run(context.Background(), program, fence.Invocation{

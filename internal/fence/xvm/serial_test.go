@@ -207,8 +207,8 @@ func TestALockedLineIsWaitedFor(t *testing.T) {
 	master, device := openPty(t)
 	lineDaemon(t, master, noisy("", []byte{0}))
 	// Locks of one process do not exclude each other, so another one holds it.
-	holder := exec.Command("/proc/self/exe", "-test.run=^TestHoldLock$")
-	holder.Env = append(os.Environ(), "RINGFENCE_TEST_LOCK="+device)
+	holder := exec.Command("/proc/self/exe")
+	holder.Env = append(os.Environ(), lockEnv+"="+device)
 	in, err := holder.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -234,22 +234,23 @@ func TestALockedLineIsWaitedFor(t *testing.T) {
 	p.expect(t, 0, "", "-o", "off", "-n", "n1", "-t", "5")
 }
 
-// TestHoldLock is the process that TestALockedLineIsWaitedFor starts.
-func TestHoldLock(t *testing.T) {
-	device := os.Getenv("RINGFENCE_TEST_LOCK")
-	if device == "" {
-		return
-	}
+// lockEnv makes the test binary a process that holds the lock of a device.
+const lockEnv = "RINGFENCE_TEST_LOCK"
+
+// holdLock says so when it has the lock, and keeps it until its input ends.
+func holdLock(device string) int {
 	f, err := os.OpenFile(device, os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Fatal(err)
+	if err == nil {
+		defer f.Close()
+		err = lock(int(f.Fd()))
 	}
-	defer f.Close()
-	if err := lock(int(f.Fd())); err != nil {
-		t.Fatal(err)
+	if err != nil {
+		fmt.Println(err)
+		return 1
 	}
 	fmt.Println("locked")
 	_, _ = io.Copy(io.Discard, os.Stdin)
+	return 0
 }
 
 func TestWhatIsNoSerialLine(t *testing.T) {

@@ -12,12 +12,17 @@ import (
 
 // dialVsock connects to a port of a machine by its CID. The context has a deadline.
 func dialVsock(ctx context.Context, cid, port uint32) (stream, error) {
-	fd, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	return dialSocket(ctx, unix.AF_VSOCK, &unix.SockaddrVM{CID: cid, Port: port}, fmt.Sprintf("vsock:%d:%d", cid, port))
+}
+
+// dialSocket connects a stream socket of any family: package net knows no vsock.
+func dialSocket(ctx context.Context, family int, to unix.Sockaddr, name string) (stream, error) {
+	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
-		return nil, fmt.Errorf("opening a vsock socket (does this machine have a vsock device?): %w", err)
+		return nil, fmt.Errorf("opening a socket (does this machine have that kind?): %w", err)
 	}
-	err = unix.Connect(fd, &unix.SockaddrVM{CID: cid, Port: port})
-	f := os.NewFile(uintptr(fd), fmt.Sprintf("vsock:%d:%d", cid, port))
+	err = unix.Connect(fd, to)
+	f := os.NewFile(uintptr(fd), name)
 	if errors.Is(err, unix.EINPROGRESS) {
 		err = connected(ctx, f)
 	}

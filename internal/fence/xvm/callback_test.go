@@ -111,19 +111,19 @@ func TestSecondWays(t *testing.T) {
 		d, second := newDaemon(t), newDaemon(t)
 		d.listenGroup(otherLink)
 		second.listenTCP(otherAddress + ":1229")
-		fenceXVM(t, "-T", otherAddress, "-t", "3").expectOne(t, d, second)
+		fenceXVM(t, "-T", otherAddress, "-t", "6").expectOne(t, d, second)
 	})
 	t.Run("unicast, on the same listener", func(t *testing.T) {
 		d, second := newDaemon(t), newDaemon(t)
 		d.listenUDP(otherAddress+":1229", true)
 		second.listenTCP(otherAddress + ":1229")
-		fenceXVM(t, "-T", otherAddress, "-t", "3").expectOne(t, d, second)
+		fenceXVM(t, "-T", otherAddress, "-t", "6").expectOne(t, d, second)
 	})
 	t.Run("TCP, where unicast is silent", func(t *testing.T) {
 		d, deaf := newDaemon(t), newDaemon(t)
 		deaf.listenUDP(otherAddress+":1229", false)
 		d.listenTCP(otherAddress + ":1229")
-		fenceXVM(t, "-T", otherAddress).expectOne(t, d, deaf)
+		fenceXVM(t, "-T", otherAddress, "-t", "3").expectOne(t, d, deaf)
 		if seen, _ := deaf.requests(); len(seen) == 0 {
 			t.Error("no unicast packet was sent")
 		}
@@ -132,7 +132,7 @@ func TestSecondWays(t *testing.T) {
 		d := newDaemon(t)
 		d.listenTCP(otherAddress + ":1229")
 		cl := newClient(config{
-			op: wire.OpOff, guest: "n1", timeout: time.Second, retrans: time.Second / 10, port: 1229, cid: 7, host: "127.0.0.9",
+			op: wire.OpOff, guest: "n1", timeout: 3 * time.Second, retrans: time.Second / 10, port: 1229, cid: 7, host: "127.0.0.9",
 			group: netip.MustParseAddr(wire.DefaultGroup4), hash: wire.HashSHA1, auth: wire.HashSHA256, key: []byte(testKey),
 		}, io.Discard)
 		cl.dialVsock = func(ctx context.Context, cid, port uint32) (stream, error) {

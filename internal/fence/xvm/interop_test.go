@@ -217,10 +217,10 @@ groups {
 	group { ip = "127.0.0.1"; uuid = "named"; uuid = "` + testGuest + `"; }
 	group { ip = "fd00:77::9"; uuid = "` + testUUID + `"; }
 }`})
-	p := peer{FenceXVM, []string{"-k", key, "-r", "1", "-t", "1"}}
+	p := peer{FenceXVM, []string{"-k", key, "-r", "1"}}
 	p.ready(t)
 	p.expect(t, 0, "Status: ON\n", "-o", "status", "-n", testGuest)
-	p.expect(t, 0, "", "-o", "reboot", "-n", testGuest, "-t", "20")
+	p.expect(t, 0, "", "-o", "reboot", "-n", testGuest)
 	p.expect(t, 0, "Status: ON\n", "-o", "status", "-n", testGuest)
 	p.expect(t, 0, listLine("on"), "-o", "list")
 	denied := p.expect(t, 3, "", "-o", "off", "-n", testUUID)
@@ -230,7 +230,7 @@ groups {
 	for name, args := range map[string][]string{
 		"another key": {"-k", other}, "a weak hash": {"-c", "sha1"}, "no hash": {"-c", "none"},
 	} {
-		got := p.expect(t, 1, "", append(args, "-o", "off", "-n", testGuest)...)
+		got := p.expect(t, 1, "", append(args, "-t", "1", "-o", "off", "-n", testGuest)...)
 		if !strings.Contains(got.err, string(errTimedOut)) || !strings.HasSuffix(got.err, "\nOperation failed\n") {
 			t.Errorf("%s: stderr %q", name, got.err)
 		}
@@ -262,8 +262,8 @@ func TestCDaemonByUnicast(t *testing.T) {
 	peer{FenceXVM, []string{"-k", key, "-r", "1", "-a", "225.0.0.99"}}.ready(t)
 	p := peer{FenceXVM, []string{"-k", key, "-r", "1", "-t", "2"}}
 	p.expect(t, 1, "", "-o", "off", "-n", testGuest)
-	p.expect(t, 0, "", "-o", "off", "-n", testGuest, "-T", "10.77.0.1")
-	p.expect(t, 2, "Status: OFF\n", "-o", "status", "-n", testGuest, "-T", "10.77.0.1")
+	p.expect(t, 0, "", "-o", "off", "-n", testGuest, "-T", "10.77.0.1", "-t", "6")
+	p.expect(t, 2, "Status: OFF\n", "-o", "status", "-n", testGuest, "-T", "10.77.0.1", "-t", "6")
 }
 
 func TestCDaemonByTCP(t *testing.T) {
@@ -281,8 +281,8 @@ func TestCDaemonByTCP(t *testing.T) {
 		p.life(t)
 	}
 	// A second way of fence_xvm, where nothing is in its group.
-	p := peer{FenceXVM, []string{"-k", key, "-r", "1", "-p", "21002", "-t", "1"}}
-	p.expect(t, 1, "", "-o", "status", "-n", testGuest)
+	p := peer{FenceXVM, []string{"-k", key, "-r", "1", "-p", "21002", "-t", "3"}}
+	p.expect(t, 1, "", "-o", "status", "-n", testGuest, "-t", "1")
 	p.expect(t, 0, "Status: ON\n", "-o", "status", "-n", testGuest, "-T", "127.0.0.1")
 	wrong := peer{FenceVirt, []string{"-k", writeKey(t, "another key"), "-p", "21002", "-T", "127.0.0.1"}}
 	wrong.expect(t, 1, "", "-o", "off", "-n", testGuest)

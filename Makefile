@@ -31,8 +31,9 @@ VCS := $(shell git status >/dev/null 2>&1 && echo true || echo false)
 help: ## Print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-build: need-go ## Build bin/ringfence, one static binary
+build: need-go ## Build bin/ringfence and bin/ringfence-agents, static binaries
 	CGO_ENABLED=0 go build -trimpath -buildvcs=$(VCS) -o bin/ringfence ./cmd/ringfence
+	CGO_ENABLED=0 go build -trimpath -buildvcs=$(VCS) -o bin/ringfence-agents ./cmd/ringfence-agents
 
 demo: build ## Show a cluster survive eight kinds of failure, in namespaces of its own (root or not)
 	@scripts/demo-needs

@@ -36,7 +36,7 @@ var packages = []struct {
 
 	{"internal/clock", adapters},
 	{"internal/backup", adapters},
-	{"internal/config", adapters},
+	{"internal/config/...", adapters},
 	{"internal/decisions", adapters},
 	{"internal/executor", adapters},
 	{"internal/facts/...", adapters},

@@ -1,4 +1,4 @@
-package config
+package tomltree
 
 import (
 	"cmp"
@@ -36,35 +36,29 @@ func (e Errors) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// errorLimit is how many faults are shown at once.
-const errorLimit = 100
+// ErrorLimit is how many faults are shown at once.
+const ErrorLimit = 100
 
-// problem is a fault at a byte offset.
-type problem struct {
-	at      int
-	message string
+// Problem is a fault at a byte offset.
+type Problem struct {
+	At      int
+	Message string
 }
 
-// problems turns what the reader reported into Errors.
-type problems struct {
-	file   string
-	data   []byte
-	reader *reader
-}
-
-func (p problems) errors() Errors {
-	found := p.reader.problems
-	slices.SortStableFunc(found, func(a, b problem) int { return cmp.Compare(a.at, b.at) })
-	rest := len(found) - errorLimit
+// Place turns faults at offsets of data into Errors; file is the name for
+// messages.
+func Place(file string, data []byte, found []Problem) Errors {
+	slices.SortStableFunc(found, func(a, b Problem) int { return cmp.Compare(a.At, b.At) })
+	rest := len(found) - ErrorLimit
 	if rest > 0 {
-		found = found[:errorLimit]
-		found[errorLimit-1].message += fmt.Sprintf(" (and %d further faults)", rest)
+		found = found[:ErrorLimit]
+		found[ErrorLimit-1].Message += fmt.Sprintf(" (and %d further faults)", rest)
 	}
-	lines := lineStarts(p.data)
+	lines := lineStarts(data)
 	out := make(Errors, 0, len(found))
 	for _, f := range found {
-		line := sort.Search(len(lines), func(i int) bool { return lines[i] > f.at })
-		out = append(out, Error{File: p.file, Line: line, Column: f.at - lines[line-1] + 1, Message: f.message})
+		line := sort.Search(len(lines), func(i int) bool { return lines[i] > f.At })
+		out = append(out, Error{File: file, Line: line, Column: f.At - lines[line-1] + 1, Message: f.Message})
 	}
 	return out
 }
@@ -80,8 +74,8 @@ func lineStarts(data []byte) []int {
 	return starts
 }
 
-// syntaxError places an error of the TOML parser.
-func syntaxError(file string, err error) Error {
+// SyntaxError places an error of the TOML parser.
+func SyntaxError(file string, err error) Error {
 	out := Error{File: file, Line: 1, Column: 1, Message: strings.TrimPrefix(err.Error(), "toml: ")}
 	var at *toml.DecodeError
 	if errors.As(err, &at) {

@@ -54,24 +54,33 @@ func Place(file string, data []byte, found []Problem) Errors {
 		found = found[:ErrorLimit]
 		found[ErrorLimit-1].Message += fmt.Sprintf(" (and %d further faults)", rest)
 	}
-	lines := lineStarts(data)
+	lines := NewLines(data)
 	out := make(Errors, 0, len(found))
 	for _, f := range found {
-		line := sort.Search(len(lines), func(i int) bool { return lines[i] > f.At })
-		out = append(out, Error{File: file, Line: line, Column: f.At - lines[line-1] + 1, Message: f.Message})
+		line, column := lines.Position(f.At)
+		out = append(out, Error{File: file, Line: line, Column: column, Message: f.Message})
 	}
 	return out
 }
 
-// lineStarts returns the offset of each line's first byte.
-func lineStarts(data []byte) []int {
-	starts := []int{0}
+// Lines holds the offset of each line's first byte.
+type Lines []int
+
+// NewLines finds the lines of a document.
+func NewLines(data []byte) Lines {
+	starts := Lines{0}
 	for i, b := range data {
 		if b == '\n' {
 			starts = append(starts, i+1)
 		}
 	}
 	return starts
+}
+
+// Position returns the line and the column, in bytes and both from 1, of an offset.
+func (l Lines) Position(at int) (line, column int) {
+	line = sort.SearchInts(l, at+1)
+	return line, at - l[line-1] + 1
 }
 
 // SyntaxError places an error of the TOML parser.

@@ -178,6 +178,9 @@ func newValue(v *unstable.Node, key int) *Node {
 		for it := v.Children(); it.Next(); {
 			n.set(it.Node())
 		}
+		if len(n.Names) > 0 { // the library does not place the braces
+			n.At = n.Table[n.Names[0]].Key
+		}
 	}
 	return n
 }

@@ -34,16 +34,9 @@ func meaning(f File) any {
 		l.Where, l.Dir = "", filepath.Clean("/"+l.Dir)
 		l.Keys = slices.Clone(l.Keys)
 		for j := range l.Keys {
-			groups := []fencevirt.Group{}
-			for _, g := range l.Keys[j].Groups {
-				from := slices.DeleteFunc(slices.Clone(g.From), func(s string) bool { return !isRequester(s) })
-				if len(g.Guests) == 0 || len(from) == 0 && !lines(l.Kind) {
-					continue
-				}
-				groups = append(groups, fencevirt.Group{Name: g.Name, From: unique(from), Guests: unique(g.Guests)})
-			}
-			if l.Keys[j].Groups != nil {
-				l.Keys[j].Groups = groups
+			l.Keys[j].Groups = slices.Clone(l.Keys[j].Groups)
+			for k := range l.Keys[j].Groups {
+				l.Keys[j].Groups[k].Where = ""
 			}
 		}
 	}
@@ -172,6 +165,7 @@ func TestVirtFaults(t *testing.T) {
 		{"a group that the C daemon ignores, with all above", open + "groups {\n group { uuid = \"a\"; ip = \"192.0.2.1\"; }\n group { name = \"b\"; } }", "6:2: this group has neither ip nor uuid (the C daemon would ignore it and every group above it): give it both, or take it out"},
 		{"groups without a group", open + "groups { gruop { } }", "4:1: groups holds no group, and nobody could fence anything (the C daemon would let everybody fence everything): name at least one group, or take groups out"},
 		{"a last section that makes the groups void", open + "groups { group { uuid = \"a\"; ip = \"192.0.2.1\"; } } groups { }", "4:52: groups holds no group, and nobody could fence anything (the C daemon would let everybody fence everything): name at least one group, or take groups out"},
+		{"groups that let nobody do anything", open + "groups { group { uuid = \"a\"; ip = \"a\"; } group { ip = \"192.0.2.1\"; } }", "4:1: no group lets anybody deal with any guest: want ip for who may ask, and uuid for the guests, in the same group"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := Parse("f.conf", []byte(c.in))
@@ -236,9 +230,10 @@ func TestVirtWarnings(t *testing.T) {
 		{"lines of another hypervisor", fmt.Sprintf(virtHead, "serial") + `listeners { serial { uri = "xen:///system"; } }`, []string{
 			`uri = "xen:///system" is ignored: lines are those of the guests of the backend's URIs; name it there if these guests shall be served`,
 		}},
-		{"groups of no use", tcp(virtKey) + `groups { group { ip = "192.0.2.1"; } group { uuid = "a"; } group { ip = "web.example"; uuid = "a"; } }`, []string{
+		{"groups of no use", tcp(virtKey) + `groups { group { ip = "192.0.2.1"; uuid = "a"; } group { ip = "192.0.2.1"; } group { uuid = "a"; } group { ip = "web.example"; ip = "0"; ip = "4"; uuid = "a"; } }`, []string{
 			relative, "this group has no uuid: nobody may deal with any guest by it", "this group has no ip: nobody who asks over the network is in it",
 			`ip = "web.example" is neither an IP address nor the number of a vsock CID: it stands for nobody`,
+			`ip = "0" is neither an IP address nor the number of a vsock CID: it stands for nobody`,
 		}},
 		{"a level that is no number", `fence_virtd { listener = "serial"; backend = "libvirt"; debug = "high"; } backends { libvirt { uri = "x"; } }`, []string{
 			`debug = "high" is no number: it counts as 0`,

@@ -81,6 +81,7 @@ func (r *tomlReader) file(root *tomltree.Node) (f File) {
 		for i, other := range f.Server.Listeners {
 			if why := collide(l, other); why != "" {
 				r.Report(t.At, "this listener and that of %s %s", f.Server.Listeners[i].Where, why)
+				break
 			}
 		}
 		f.Server.Listeners = append(f.Server.Listeners, l)
@@ -301,12 +302,7 @@ func collide(a, b fencevirt.Listener) string {
 	switch {
 	case addressed(a) && !a.Address.IsValid(), addressed(b) && !b.Address.IsValid(): // has a fault of its own
 	case datagram(a.Kind) && datagram(b.Kind), a.Kind == fencevirt.KindTCP && b.Kind == a.Kind:
-		if a.Port != b.Port || a.Address.Is4() != b.Address.Is4() {
-			return ""
-		}
-		// Multicast is heard on the wildcard address.
-		wide := func(l fencevirt.Listener) bool { return l.Kind == fencevirt.KindMulticast || l.Address.IsUnspecified() }
-		if a.Address == b.Address || wide(a) || wide(b) {
+		if a.Port == b.Port && overlap(a, b) {
 			return fmt.Sprintf("want the same port %d", a.Port)
 		}
 	case a.Kind == fencevirt.KindVsock && b.Kind == a.Kind && a.Port == b.Port:
@@ -320,4 +316,17 @@ func collide(a, b fencevirt.Listener) string {
 		}
 	}
 	return ""
+}
+
+// overlap says whether something could come to the sockets of both. Multicast is
+// heard on the wildcard address; the one of IPv6 takes IPv4 too, but for multicast.
+func overlap(a, b fencevirt.Listener) bool {
+	wide := func(l fencevirt.Listener) bool { return l.Kind == fencevirt.KindMulticast || l.Address.IsUnspecified() }
+	both := func(l fencevirt.Listener) bool {
+		return l.Kind != fencevirt.KindMulticast && l.Address == netip.IPv6Unspecified()
+	}
+	if a.Address.Is4() != b.Address.Is4() {
+		return both(a) || both(b)
+	}
+	return a.Address == b.Address || wide(a) || wide(b)
 }

@@ -89,7 +89,7 @@ func TestTOMLFaults(t *testing.T) {
 		{"a map without guests", "[guests]\n[[listener]]\nkind = \"serial\"\n", "1:2: [guests] has no map: name the guests that this host is to have, or take [guests] out"},
 		{
 			"two on one port", "listener = [\n{kind=\"multicast\", key=[{file=\"DIR/key\"}]},\n{kind=\"udp\", address=\"192.0.2.1\", key=[{file=\"DIR/key\"}]},\n{kind=\"udp\", address=\"::\", key=[{file=\"DIR/key\"}]}\n]",
-			"3:2: this listener and that of f.toml:2 want the same port 1229",
+			"3:2: this listener and that of f.toml:2 want the same port 1229\n4:2: this listener and that of f.toml:2 want the same port 1229",
 		},
 		{"the same lines", "[[listener]]\nkind=\"serial\"\n[[listener]]\nkind=\"serial\"\ndir=\"/x\"", "3:3: this listener and that of f.toml:1 want the same lines of kind serial"},
 		{"wrong types", "hypervisor = 1\nguests = []\n[listener]\n", "1:1: hypervisor is 1 (an integer), want a table: write [hypervisor]\n2:1: guests is a list, want a table: write [guests]\n3:2: listener is a table, want a list of tables: write [[listener]]"},
@@ -124,7 +124,8 @@ func TestConvertKeepsTheMeaning(t *testing.T) {
 	for name, text := range map[string]string{
 		"all.conf": readTestdata(t, "all.conf"), "serial.conf": readTestdata(t, "serial.conf"), "one.toml": inPlace(t, one),
 		"useless.conf": inPlace(t, `fence_virtd { listener = "tcp"; backend = "libvirt"; }
-			listeners { tcp { key_file = "DIR/key"; } } backends { libvirt { uri = "q"; uri1 = "q"; } } groups { group { uuid = "a"; } }`),
+			listeners { tcp { key_file = "DIR/key"; } } backends { libvirt { uri = "q"; uri1 = "q"; } }
+			groups { group { uuid = "a"; } group { ip = "::1"; ip = "x"; uuid = "b"; uuid = "b"; } }`),
 		"odd.conf": inPlace(t, "fence_virtd { listener = \"serial\"; backend = \"libvirt\"; }\n"+
 			"backends { libvirt { uri = \"\\\t\ny\"; } } groups { group { uuid = \"\u00e4\x01\x7f\"; name = \"#\"; } }"),
 	} {

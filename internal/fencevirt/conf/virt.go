@@ -202,14 +202,20 @@ func (r *virtReader) groups(root *item, network bool) []fencevirt.Group {
 		return nil
 	}
 	r.only(s, nil, []string{"group"}, []string{"group"})
-	var out []fencevirt.Group
+	out, any := []fencevirt.Group{}, false
 	for _, one := range s.items {
 		if one.section && strings.EqualFold(one.name, "group") {
-			out = append(out, r.group(one, network))
+			any = true
+			if g := r.group(one, network); len(g.Guests) > 0 && (len(g.From) > 0 || !network) {
+				out = append(out, g)
+			}
 		}
 	}
-	if len(out) == 0 {
+	switch {
+	case !any:
 		r.report(s.at, "groups holds no group, and nobody could fence anything (the C daemon would let everybody fence everything): name at least one group, or take groups out")
+	case len(out) == 0 && len(r.faults) == 0:
+		r.report(s.at, "no group lets anybody deal with any guest: want ip for who may ask, and uuid for the guests, in the same group")
 	}
 	return out
 }
@@ -220,25 +226,34 @@ func (r *virtReader) group(s *item, network bool) fencevirt.Group {
 	if name := s.key("name"); name != nil {
 		g.Name = name.value
 	}
+	asked := 0
 	for _, one := range s.items {
 		switch {
 		case one.section:
 		case strings.EqualFold(one.name, "ip"):
-			g.From = append(g.From, one.value)
-			if !isRequester(one.value) {
+			asked++
+			if isRequester(one.value) {
+				g.From = append(g.From, one.value)
+			} else {
 				r.warn(one.valueAt, "ip = %s is neither an IP address nor the number of a vsock CID: it stands for nobody", tomltree.Quote(one.value))
 			}
 		case strings.EqualFold(one.name, "uuid"):
 			g.Guests = append(g.Guests, one.value)
 		}
 	}
+	g.From, g.Guests = unique(g.From), unique(g.Guests)
+	nobody := ""
 	switch {
-	case len(g.From) == 0 && len(g.Guests) == 0:
+	case asked == 0 && len(g.Guests) == 0:
 		r.report(s.at, "this group has neither ip nor uuid (the C daemon would ignore it and every group above it): give it both, or take it out")
 	case len(g.Guests) == 0:
-		r.warn(s.at, "this group has no uuid: nobody may deal with any guest by it")
+		nobody = "this group has no uuid: nobody may deal with any guest by it"
 	case len(g.From) == 0 && network:
-		r.warn(s.at, "this group has no ip: nobody who asks over the network is in it")
+		nobody = "this group has no ip: nobody who asks over the network is in it"
+	}
+	if nobody != "" {
+		r.warn(s.at, "%s", nobody)
+		r.dropped = append(r.dropped, tomltree.Problem{At: s.at, Message: nobody})
 	}
 	return g
 }
@@ -248,8 +263,8 @@ func isRequester(s string) bool {
 	if _, err := netip.ParseAddr(s); err == nil {
 		return true
 	}
-	_, err := strconv.ParseUint(s, 10, 32)
-	return err == nil
+	cid, err := strconv.ParseUint(s, 10, 32)
+	return err == nil && cid > 0
 }
 
 // hash reads a hash, or its default.

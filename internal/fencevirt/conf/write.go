@@ -121,25 +121,10 @@ func (w *writer) tomlGroups(header string, groups []fencevirt.Group) {
 	if groups == nil {
 		return
 	}
-	var useful []fencevirt.Group
-	for _, g := range groups {
-		from := g.From
-		g.From = nil
-		for _, one := range unique(from) {
-			if isRequester(one) { // the others stand for nobody
-				g.From = append(g.From, one)
-			}
-		}
-		if len(g.Guests) == 0 || len(g.From) == 0 && header == "listener.key.group" {
-			w.line("# not taken over: the group of %s, by which nobody may deal with any guest", comment(g.Where))
-			continue
-		}
-		useful = append(useful, g)
-	}
-	if len(useful) == 0 {
+	if len(groups) == 0 {
 		w.line("group = []") // without it, everybody could deal with all guests
 	}
-	for _, g := range useful {
+	for _, g := range groups {
 		w.line("\n[[%s]]", header)
 		if g.Name != "" {
 			w.line("name = %s", w.text(g.Name))
@@ -147,7 +132,7 @@ func (w *writer) tomlGroups(header string, groups []fencevirt.Group) {
 		if len(g.From) > 0 {
 			w.line("from = %s", w.list(g.From))
 		}
-		w.line("guests = %s", w.list(unique(g.Guests)))
+		w.line("guests = %s", w.list(g.Guests))
 	}
 }
 

@@ -25,6 +25,7 @@ var packages = []struct {
 	{"internal/bench", shell},
 	{"internal/chaos", shell},
 	{"internal/cli", shell},
+	{"internal/daemon", shell},
 	{"internal/demo/...", shell},
 	{"internal/doctor", shell},
 	{"internal/lab", shell},

@@ -15,20 +15,20 @@ import (
 	"ringfence/internal/wire/xvm"
 )
 
-// virtListeners are the names of listeners in a fence_virt.conf.
-var virtListeners = [...]string{"multicast", "tcp", "vsock", "serial"}
+// VirtListeners are the names of listeners in a fence_virt.conf.
+func VirtListeners() []string { return []string{"multicast", "tcp", "vsock", "serial"} }
 
 // listener reads the one listener that fence_virtd names.
 func (r *virtReader) listener(main, root *item, groups []fencevirt.Group) (l fencevirt.Listener, ok bool) {
 	name := main.key("listener")
 	if name == nil {
-		r.report(main.at, "fence_virtd has no listener: want one of %s", strings.Join(virtListeners[:], ", "))
+		r.report(main.at, "fence_virtd has no listener: want one of %s", strings.Join(VirtListeners(), ", "))
 		return l, false
 	}
 	which := strings.ToLower(name.value)
-	if !slices.Contains(virtListeners[:], which) {
+	if !slices.Contains(VirtListeners(), which) {
 		r.noPart++
-		r.report(name.valueAt, "unknown listener %s; allowed are %s", tomltree.Quote(name.value), strings.Join(virtListeners[:], ", "))
+		r.report(name.valueAt, "unknown listener %s; allowed are %s", tomltree.Quote(name.value), strings.Join(VirtListeners(), ", "))
 		return l, false
 	}
 	s := root.sub("listeners").sub(which)

@@ -34,22 +34,20 @@ func (r *virtReader) listener(main, root *item, groups []fencevirt.Group) (l fen
 	s := root.sub("listeners").sub(which)
 	at := cmp.Or(s, name).at
 	l = fencevirt.Listener{Kind: fencevirt.Kind(which), Where: r.where(at)}
+	r.only(s, virtKeys(which), nil, nil)
 	switch l.Kind {
 	case fencevirt.KindSerial:
 		r.serial(s, &l, groups)
 		return l, true
 	case fencevirt.KindMulticast:
-		r.only(s, []string{"key_file", "hash", "auth", "family", "address", "port", "interface"}, nil, nil)
 		l.Address = r.address(s, xvm.DefaultGroup4, xvm.DefaultGroup6, false)
 		if i := s.key("interface"); i != nil {
 			l.Interfaces = []string{i.value}
 		}
 	case fencevirt.KindTCP:
-		r.only(s, []string{"key_file", "hash", "auth", "family", "address", "port"}, nil, nil)
 		l.Address = r.address(s, "127.0.0.1", "::1", true)
 		r.otherAuth(s)
 	case fencevirt.KindVsock:
-		r.only(s, []string{"key_file", "hash", "auth", "port"}, nil, nil)
 		r.otherAuth(s)
 	}
 	l.Port = r.port(s)
@@ -142,7 +140,6 @@ func lookup(name, family string) (netip.Addr, error) {
 
 // serial reads the listener of lines; its key is the line itself.
 func (r *virtReader) serial(s *item, l *fencevirt.Listener, groups []fencevirt.Group) {
-	r.only(s, []string{"uri", "path", "mode", "key_file"}, nil, nil)
 	l.Keys = []fencevirt.Key{{Groups: groups}}
 	if i := s.key("path"); i != nil {
 		l.Dir = i.value

@@ -44,6 +44,19 @@ func readVirt(path string, data []byte, w world) (File, error) {
 	return f, nil
 }
 
+// virtKeys are the keys of a section; of the file, its sections.
+func virtKeys(section string) []string {
+	return map[string][]string{
+		"the file":    {"fence_virtd", "listeners", "backends", "groups"},
+		"fence_virtd": {"listener", "backend", "foreground", "wait_for_init", "wait_for_backend", "debug", "module_path", "name_mode"},
+		"multicast":   {"key_file", "hash", "auth", "family", "address", "port", "interface"},
+		"tcp":         {"key_file", "hash", "auth", "family", "address", "port"},
+		"vsock":       {"key_file", "hash", "auth", "port"},
+		"serial":      {"uri", "path", "mode", "key_file"},
+		"group":       {"name", "ip", "uuid"},
+	}[section]
+}
+
 func (r *virtReader) report(at int, format string, args ...any) {
 	r.faults = append(r.faults, tomltree.Problem{At: at, Message: fmt.Sprintf(format, args...)})
 }
@@ -118,13 +131,13 @@ func (r *virtReader) number(s *item, name string) int {
 }
 
 func (r *virtReader) file(root *item) (f File) {
-	r.only(root, nil, []string{"fence_virtd", "listeners", "backends", "groups"}, nil)
+	r.only(root, nil, virtKeys("the file"), nil)
 	main := root.sub("fence_virtd")
 	if main == nil {
 		r.report(0, `the file has no section fence_virtd: want fence_virtd { listener = "…"; backend = "libvirt"; }`)
 		return f
 	}
-	r.only(main, []string{"listener", "backend", "foreground", "wait_for_init", "wait_for_backend", "debug", "module_path", "name_mode"}, nil, nil)
+	r.only(main, virtKeys("fence_virtd"), nil, nil)
 	f.Debug, f.Foreground = r.number(main, "debug"), r.number(main, "foreground") != 0
 	f.WaitForInit = r.number(main, "wait_for_init") != 0 || r.number(main, "wait_for_backend") != 0
 	r.drop(main.key("debug"), "give --log-level debug to `ringfence hostd run`")
@@ -221,7 +234,7 @@ func (r *virtReader) groups(root *item, network bool) []fencevirt.Group {
 }
 
 func (r *virtReader) group(s *item, network bool) fencevirt.Group {
-	r.only(s, []string{"name", "ip", "uuid"}, nil, []string{"ip", "uuid"})
+	r.only(s, virtKeys("group"), nil, []string{"ip", "uuid"})
 	g := fencevirt.Group{Where: r.where(s.at)}
 	if name := s.key("name"); name != nil {
 		g.Name = name.value

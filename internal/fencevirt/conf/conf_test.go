@@ -57,9 +57,9 @@ func inPlace(t *testing.T, text string) string {
 
 func makeKeys(t *testing.T, dir string) {
 	t.Helper()
-	for name, size := range map[string]int{"key": 32, "key2": 64, "long": KeyLimitBytes + 1, "empty": 0, "open": 32} {
+	for name, size := range map[string]int{"key": 32, "key2": 64, "long": KeyLimitBytes + 1, "empty": 0, "open": 32, "same": 32} {
 		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, bytes.Repeat([]byte(name[:1]), size), 0o600); err != nil {
+		if err := os.WriteFile(path, bytes.Repeat([]byte(keyByte(name)), size), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		if name == "open" {
@@ -292,4 +292,12 @@ func TestNoSecretShows(t *testing.T) {
 	if out := fmt.Sprintf("%v %+v %#v", f, f, f); strings.Contains(out, "kkkk") || strings.Contains(out, "107, 107") || strings.Contains(out, "0x6b, 0x6b") {
 		t.Error(out)
 	}
+}
+
+// keyByte is what a key file holds; those of key and same are the same.
+func keyByte(name string) string {
+	if name == "same" {
+		return "k"
+	}
+	return name[:1]
 }

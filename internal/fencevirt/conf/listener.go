@@ -105,7 +105,7 @@ func (r *virtReader) address(s *item, v4, v6 string, local bool) netip.Addr {
 		}
 	case err != nil:
 		r.report(i.valueAt, "address = %s: want the address of a multicast group, such as %s", tomltree.Quote(i.value), v4)
-	case !local && !a.IsMulticast():
+	case !local && (!a.IsMulticast() || a.Zone() != ""):
 		r.report(i.valueAt, "address = %s is no multicast group; want for instance %s", tomltree.Quote(i.value), v4)
 	case family != "" && a.Is4() != (family == "ipv4"):
 		r.report(i.valueAt, "address = %s is not of family %s", tomltree.Quote(i.value), family)

@@ -63,7 +63,9 @@ func (r *tomlReader) file(root *tomltree.Node) (f File) {
 	f.URIs = []string{DefaultURI}
 	if t := r.table(root, "hypervisor"); t != nil {
 		if t.Table["uris"] != nil {
-			f.URIs = r.strings(t, "uris")
+			if f.URIs = r.strings(t, "uris"); len(f.URIs) > uriLimit {
+				r.Report(t.Table["uris"].At, "uris holds more than %d hypervisors", uriLimit)
+			}
 		}
 		f.WaitForInit = r.boolean(t, "wait")
 	}
@@ -76,7 +78,11 @@ func (r *tomlReader) file(root *tomltree.Node) (f File) {
 	if len(tables) == 0 && root.Table["listener"] == nil {
 		r.Report(0, "the file has no [[listener]]: nobody could ask for anything")
 	}
-	for _, t := range tables {
+	for i, t := range tables {
+		if i == listenerLimit {
+			r.Report(t.At, "the file has more than %d listeners", listenerLimit)
+			break
+		}
 		l := r.listener(t)
 		for i, other := range f.Server.Listeners {
 			if why := collide(l, other); why != "" {
@@ -109,13 +115,15 @@ func (r *tomlReader) strings(t *tomltree.Node, name string) (out []string) {
 	if n == nil {
 		return nil
 	}
+	seen := map[string]bool{}
 	for _, e := range r.Texts(n, name) {
 		switch {
 		case e.Text == "":
 			r.Report(e.At, "%s holds an empty string", name)
-		case slices.Contains(out, e.Text):
+		case seen[e.Text]:
 			r.Report(e.At, "%s holds %s twice", name, tomltree.Quote(e.Text))
 		}
+		seen[e.Text] = true
 		out = append(out, e.Text)
 	}
 	return out
@@ -178,13 +186,33 @@ func (r *tomlReader) listener(t *tomltree.Node) (l fencevirt.Listener) {
 		l.Keys = []fencevirt.Key{{Groups: r.groups(t, "[[listener.group]]")}}
 		return l
 	}
-	for _, key := range r.Tables(t, "key", "[[listener.key]]") {
-		l.Keys = append(l.Keys, r.key(key))
-	}
+	l.Keys = r.keys(t)
 	if t.Table["key"] == nil {
 		r.Report(t.At, "[[listener]] has no [[listener.key]]: name a file with a key, or write hash = \"none\" and auth = \"none\" there")
 	}
 	return l
+}
+
+// keys reads keys that nothing but what a client knows tells apart.
+func (r *tomlReader) keys(t *tomltree.Node) (out []fencevirt.Key) {
+	contents, hashless := map[string]string{}, false
+	for i, n := range r.Tables(t, "key", "[[listener.key]]") {
+		if i == listenerLimit {
+			r.Report(n.At, "the listener has more than %d keys", listenerLimit)
+			break
+		}
+		k := r.key(n)
+		before, known := contents[string(k.Secret)]
+		switch {
+		case len(k.Secret) > 0 && known:
+			r.Report(n.At, "key %s is the same as %s: put their groups together", k.Name, before)
+		case k.Hash == xvm.HashNone && hashless:
+			r.Report(n.At, "a second key with hash = \"none\": nothing would tell the requests apart")
+		}
+		contents[string(k.Secret)], hashless = k.Name, hashless || k.Hash == xvm.HashNone
+		out = append(out, k)
+	}
+	return out
 }
 
 func kinds() string {
@@ -207,7 +235,7 @@ func (r *tomlReader) address(t *tomltree.Node, kind fencevirt.Kind) netip.Addr {
 	switch {
 	case err != nil:
 		r.Report(n.At, "address = %s: want an IP address", tomltree.Quote(n.Text))
-	case kind == fencevirt.KindMulticast && !a.IsMulticast():
+	case kind == fencevirt.KindMulticast && (!a.IsMulticast() || a.Zone() != ""):
 		r.Report(n.At, "address = %s is no multicast group; want for instance %s or %s", tomltree.Quote(n.Text), xvm.DefaultGroup4, xvm.DefaultGroup6)
 	case kind != fencevirt.KindMulticast && a.IsMulticast():
 		r.Report(n.At, "address = %s is a multicast group; want a local address for kind %s", tomltree.Quote(n.Text), kind)

@@ -3,11 +3,13 @@ package conf
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -92,6 +94,12 @@ func TestTOMLFaults(t *testing.T) {
 			"3:2: this listener and that of f.toml:2 want the same port 1229\n4:2: this listener and that of f.toml:2 want the same port 1229",
 		},
 		{"the same lines", "[[listener]]\nkind=\"serial\"\n[[listener]]\nkind=\"serial\"\ndir=\"/x\"", "3:3: this listener and that of f.toml:1 want the same lines of kind serial"},
+		{
+			"keys that are the same", "[[listener]]\nkind = \"vsock\"\nkey = [\n{file = \"DIR/key\"},\n{file = \"DIR/same\"},\n{hash = \"none\", auth = \"none\"},\n{hash = \"none\", file = \"DIR/key2\"}\n]",
+			"5:2: key DIR/same is the same as DIR/key: put their groups together\n7:2: a second key with hash = \"none\": nothing would tell the requests apart",
+		},
+		{"a group of one interface", "[[listener]]\nkind = \"multicast\"\naddress = \"ff02::1%lo\"\nkey = [{file = \"DIR/key\"}]", "3:11: address = \"ff02::1%lo\" is no multicast group; want for instance 225.0.0.12 or ff05::3:1"},
+		{"too many listeners", manyListeners(65), "193:3: the file has more than 64 listeners"},
 		{"wrong types", "hypervisor = 1\nguests = []\n[listener]\n", "1:1: hypervisor is 1 (an integer), want a table: write [hypervisor]\n2:1: guests is a list, want a table: write [guests]\n3:2: listener is a table, want a list of tables: write [[listener]]"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -196,5 +204,53 @@ func TestReadSaysWhatIsWrong(t *testing.T) {
 		if _, err := Read(path); err == nil || err.Error() != want {
 			t.Errorf("got %v, want %s", err, want)
 		}
+	}
+}
+
+func manyListeners(n int) string {
+	var out strings.Builder
+	for i := range n {
+		fmt.Fprintf(&out, "[[listener]]\nkind = \"virtio\"\nport_name = \"x%d\"\n", i)
+	}
+	return out.String()
+}
+
+// TestLargeFilesTakeNoTime: whatever stands in a file of the largest size.
+func TestLargeFilesTakeNoTime(t *testing.T) {
+	fill := func(head, one, tail string) string {
+		return head + strings.Repeat(one, (FileLimitBytes-len(head)-len(tail))/len(one)) + tail
+	}
+	numbered := func(head, format, tail string) string {
+		var out strings.Builder
+		out.WriteString(head)
+		for i := 1; out.Len() < FileLimitBytes-100; i++ {
+			fmt.Fprintf(&out, format, i)
+		}
+		return out.String() + tail
+	}
+	half := FileLimitBytes / 2 / len(`debug="1";`)
+	began := time.Now()
+	for path, text := range map[string]string{
+		"1.conf": fill("fence_virtd {", `a="b";`, "}"),
+		"2.conf": "fence_virtd {" + strings.Repeat(`debug="1";`, half) + strings.Repeat(`DEBUG="1";`, half-9) + "}",
+		"3.conf": numbered(`fence_virtd { listener="serial"; backend="libvirt"; } backends { libvirt { uri="x"; `, `uri%d="x";`, "} }"),
+		"4.conf": fill(`groups {`, `group{ip="x";uuid="y";}`, "}"),
+		"5.conf": fill(`groups { group {`, `ip="1";`, "} }"),
+		"1.toml": numbered("[guests]\nmap = [", `"%d",`, "]"),
+		"2.toml": fill("", "[[listener]]\nkind=\"serial\"\n", ""),
+		"3.toml": fill("listener = [", "{},", "]"),
+	} {
+		if len(text) > FileLimitBytes {
+			t.Errorf("%s has %d bytes", path, len(text))
+		}
+		_, err := Parse(path, []byte(text))
+		var faulty *InvalidError
+		if !errors.As(err, &faulty) {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	// It takes 2 s; what grows with the square of the size would take many minutes.
+	if took := time.Since(began); took > time.Minute {
+		t.Errorf("took %s", took)
 	}
 }

@@ -101,16 +101,24 @@ func (r *virtReader) only(s *item, keys, sections, repeated []string) {
 	if s == nil {
 		return
 	}
+	type name struct {
+		section bool
+		name    string
+	}
+	last := map[name]*item{}
+	for _, one := range s.items {
+		last[name{one.section, strings.ToLower(one.name)}] = one
+	}
 	for _, one := range s.items {
 		kind, known := "key", keys
 		if one.section {
 			kind, known = "section", sections
 		}
-		name := strings.ToLower(one.name)
+		lower := strings.ToLower(one.name)
 		switch {
-		case !slices.Contains(known, name):
+		case !slices.Contains(known, lower):
 			r.warn(one.at, "unknown %s %s: it is ignored; known here: %s", kind, tomltree.Quote(one.name), cmp.Or(strings.Join(known, ", "), "none"))
-		case !slices.Contains(repeated, name) && s.find(name, one.section) != one:
+		case !slices.Contains(repeated, lower) && last[name{one.section, lower}] != one:
 			r.warn(one.at, "%s %s stands here again further down, and only the last one counts", kind, one.name)
 		}
 	}
@@ -156,6 +164,13 @@ func (r *virtReader) file(root *item) (f File) {
 	return f
 }
 
+// uriLimit bounds the hypervisors of one daemon, and listenerLimit its listeners and
+// the keys of each.
+const (
+	uriLimit      = 64
+	listenerLimit = 64
+)
+
 // replacement says what takes the place of the backends that are gone.
 func replacement(backend string) string {
 	switch backend {
@@ -193,6 +208,10 @@ func (r *virtReader) backend(main, root *item) []string {
 	known := []string{"uri"}
 	uris := []string{s.key("uri").value}
 	for n := 1; s.key(fmt.Sprint("uri", n)) != nil; n++ {
+		if n == uriLimit {
+			r.report(s.at, "libvirt has more than %d hypervisors", uriLimit)
+			return nil
+		}
 		known = append(known, fmt.Sprint("uri", n))
 		uris = append(uris, s.key(fmt.Sprint("uri", n)).value)
 	}

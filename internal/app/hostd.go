@@ -89,6 +89,9 @@ func RunHostd(ctx context.Context, o HostdOptions, serve ServeFenceVirt) error {
 
 // openParts opens what is to be served, or nothing.
 func openParts(ctx context.Context, o HostdOptions, file conf.File, driver hypervisor.Driver, serve ServeFenceVirt) (parts []part, err error) {
+	if o.Data == "" && len(file.Server.Listeners) == 0 {
+		return nil, errors.New("there is nothing to serve: no host directory, which `ringfence hostd init` makes, and no listener in the configuration")
+	}
 	defer func() {
 		if err != nil {
 			for _, p := range parts {

@@ -139,6 +139,10 @@ func TestStartsWhollyOrNotAtAll(t *testing.T) {
 	if got := <-server.said; got != "close" {
 		t.Error(got)
 	}
+	o.Data = ""
+	if _, err := openParts(t.Context(), o, conf.File{}, &lister{}, serve); err == nil || !strings.Contains(err.Error(), "nothing to serve") {
+		t.Errorf("got %v", err)
+	}
 }
 
 // TestWaitsForTheHypervisor: only where it was told to.

@@ -76,7 +76,7 @@ func (r *tomlReader) file(root *tomltree.Node) (f File) {
 	}
 	tables := r.Tables(root, "listener", "[[listener]]")
 	if len(tables) == 0 && root.Table["listener"] == nil {
-		r.Report(0, "the file has no [[listener]]: nobody could ask for anything")
+		r.warnings = append(r.warnings, tomltree.Problem{Message: "the file has no [[listener]]: no client of fence_virt is served"})
 	}
 	for i, t := range tables {
 		if i == listenerLimit {

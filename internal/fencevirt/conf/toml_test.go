@@ -64,7 +64,6 @@ func TestTOMLMeaning(t *testing.T) {
 func TestTOMLFaults(t *testing.T) {
 	for _, c := range []struct{ name, in, want string }{
 		{"syntax", "[hypervisor\n", "1:12: expected ']' to close table name"},
-		{"nothing", "", "1:1: the file has no [[listener]]: nobody could ask for anything"},
 		{"no kind", "[[listener]]\n", "1:3: [[listener]] has no kind"},
 		{"a kind that is none", "[[listener]]\nkind = \"serail\"\n", `2:8: kind = "serail"; allowed are multicast, udp, tcp, vsock, serial, vmchannel, virtio`},
 		{"a key of another kind", "[[listener]]\nkind = \"serial\"\nport = 1\nkey = []\n", "3:1: a listener of kind serial has no port; it has dir, group\n4:1: a listener of kind serial has no key; it has dir, group"},
@@ -173,6 +172,18 @@ func TestConvertSaysWhatItLeavesOut(t *testing.T) {
 	}
 }
 
+// TestNativeOnly: a host may serve nothing but the native API, and still has
+// hypervisors.
+func TestNativeOnly(t *testing.T) {
+	f := mustParse(t, "f.toml", "[hypervisor]\nuris = [\"xen:///system\"]\n")
+	if diff := cmp.Diff([]string{"f.toml:1: the file has no [[listener]]: no client of fence_virt is served"}, texts(f.Warnings)); diff != "" || f.URIs[0] != "xen:///system" {
+		t.Error(diff, f.URIs)
+	}
+	if f := mustParse(t, "f.toml", ""); f.URIs[0] != DefaultURI || f.Server.Listeners != nil {
+		t.Errorf("got %+v", f)
+	}
+}
+
 func TestFormatOf(t *testing.T) {
 	for _, c := range []struct {
 		path, data string
@@ -236,7 +247,7 @@ func TestLargeFilesTakeNoTime(t *testing.T) {
 		"3.conf": numbered(`fence_virtd { listener="serial"; backend="libvirt"; } backends { libvirt { uri="x"; `, `uri%d="x";`, "} }"),
 		"4.conf": fill(`groups {`, `group{ip="x";uuid="y";}`, "}"),
 		"5.conf": fill(`groups { group {`, `ip="1";`, "} }"),
-		"1.toml": numbered("[guests]\nmap = [", `"%d",`, "]"),
+		"1.toml": numbered("[guests]\nmap = [", `"%d",`, "]\n[x]"),
 		"2.toml": fill("", "[[listener]]\nkind=\"serial\"\n", ""),
 		"3.toml": fill("listener = [", "{},", "]"),
 	} {

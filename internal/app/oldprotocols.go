@@ -24,20 +24,20 @@ type FenceVirtServer interface {
 // ServeFenceVirt opens every listener of a configuration, or none and says why.
 type ServeFenceVirt func(cfg fencevirt.Config, driver hypervisor.Driver, log *slog.Logger) (FenceVirtServer, error)
 
-// Bounds of the first question to the hypervisor. The C daemon waits as long
-// between two attempts.
+// Bounds of the first question to the hypervisor: how long it may take, with short
+// pauses, for a driver connects while it starts; and the pause before the next with
+// wait, which is that of the C daemon.
 const (
-	firstListTimeout = 10 * time.Second
-	firstListPause   = 5 * time.Second
+	firstAnswerLimit = 5 * time.Second
+	firstAskPause    = 100 * time.Millisecond
+	waitPause        = 5 * time.Second
 )
 
-// awaitHypervisor asks once what guests there are, so that a daemon that cannot do
-// anything does not start. With wait it asks until there is an answer.
+// awaitHypervisor asks what guests there are until there is an answer, so that a
+// daemon that cannot do anything does not start; without wait, not for long.
 func awaitHypervisor(ctx context.Context, driver hypervisor.Driver, wait bool, log *slog.Logger) error {
 	for {
-		one, cancel := context.WithTimeout(ctx, firstListTimeout)
-		_, err := driver.List(one)
-		cancel()
+		err := askHypervisor(ctx, driver)
 		switch {
 		case err == nil:
 			return nil
@@ -46,12 +46,36 @@ func awaitHypervisor(ctx context.Context, driver hypervisor.Driver, wait bool, l
 		case !wait:
 			return fmt.Errorf("the hypervisor does not answer: %w; see that it runs, or have the daemon wait for it (-w, wait_for_init or [hypervisor] wait)", err)
 		}
-		log.Warn("the hypervisor does not answer; it is asked again", "component", "app", "err", err, "after", firstListPause)
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(firstListPause):
+		log.Warn("the hypervisor does not answer; it is asked again", "component", "app", "err", err, "after", waitPause)
+		_ = sleep(ctx, waitPause) // the next question tells
+	}
+}
+
+// askHypervisor asks until firstAnswerLimit; the error is that of the last answer.
+func askHypervisor(ctx context.Context, driver hypervisor.Driver) error {
+	ctx, cancel := context.WithTimeout(ctx, firstAnswerLimit)
+	defer cancel()
+	var last error
+	for {
+		_, err := driver.List(ctx)
+		if err == nil {
+			return nil
 		}
+		if last == nil || ctx.Err() == nil {
+			last = err // an end of the time says less than what came before
+		}
+		if sleep(ctx, firstAskPause) != nil {
+			return last
+		}
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
 	}
 }
 

@@ -20,19 +20,19 @@ import (
 	"ringfence/internal/hypervisor"
 )
 
-// lister is a hypervisor that answers after some errors.
+// lister is a hypervisor that does not answer before a time.
 type lister struct {
 	hypervisor.Driver
-	errs []error
+	until time.Time
 }
 
+var errDown = errors.New("connection refused")
+
 func (l *lister) List(context.Context) ([]hypervisor.Guest, error) {
-	if len(l.errs) == 0 {
-		return nil, nil
+	if time.Now().Before(l.until) {
+		return nil, errDown
 	}
-	err := l.errs[0]
-	l.errs = l.errs[1:]
-	return nil, err
+	return nil, nil
 }
 
 // oldServer notes what it is told.
@@ -148,20 +148,26 @@ func TestStartsWhollyOrNotAtAll(t *testing.T) {
 // TestWaitsForTheHypervisor: only where it was told to.
 func TestWaitsForTheHypervisor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		down := errors.New("connection refused")
 		log := slog.New(slog.DiscardHandler)
-		err := awaitHypervisor(t.Context(), &lister{errs: []error{down}}, false, log)
-		if !errors.Is(err, down) {
-			t.Errorf("got %v", err)
+		after := func(d time.Duration) *lister { return &lister{until: time.Now().Add(d)} }
+		took := func(ctx context.Context, d *lister, wait bool) (time.Duration, error) {
+			began := time.Now()
+			err := awaitHypervisor(ctx, d, wait, log)
+			return time.Since(began), err
 		}
-		began := time.Now()
-		if err := awaitHypervisor(t.Context(), &lister{errs: []error{down, down}}, true, log); err != nil || time.Since(began) != 2*firstListPause {
-			t.Errorf("got %v after %s", err, time.Since(began))
+		if d, err := took(t.Context(), after(time.Second), false); err != nil || d > time.Second+firstAskPause {
+			t.Errorf("a driver that connects: %v after %s", err, d)
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		if d, err := took(t.Context(), after(time.Hour), false); !errors.Is(err, errDown) || d != firstAnswerLimit {
+			t.Errorf("one that is away: %v after %s", err, d)
+		}
+		if d, err := took(t.Context(), after(time.Minute), true); err != nil || d > time.Minute+waitPause {
+			t.Errorf("one that is waited for: %v after %s", err, d)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 17*time.Second)
 		defer cancel()
-		if err := awaitHypervisor(ctx, &lister{errs: []error{down, down}}, true, log); !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("got %v", err)
+		if d, err := took(ctx, after(time.Hour), true); !errors.Is(err, context.DeadlineExceeded) || d != 17*time.Second {
+			t.Errorf("the end: %v after %s", err, d)
 		}
 	})
 }

@@ -7,6 +7,7 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -40,7 +41,7 @@ func run() int {
 	defer stop()
 	// A second signal ends the process at once.
 	defer context.AfterFunc(ctx, stop)()
-	return cli.Run(ctx, cli.Deps{
+	d := cli.Deps{
 		Version: version(),
 		In:      os.Stdin, Out: os.Stdout, Err: os.Stderr,
 		InTerminal: isTerminal(os.Stdin), OutTerminal: isTerminal(os.Stdout),
@@ -51,7 +52,9 @@ func run() int {
 				Witness: o.Witness, Host: cluster.HostName(o.Host), Log: o.Log,
 			})
 		},
-		RunHostd: func(ctx context.Context, o cli.HostdOptions) error { return app.RunHostd(ctx, app.HostdOptions(o)) },
+		RunHostd: func(ctx context.Context, o cli.HostdOptions) error {
+			return app.RunHostd(ctx, app.HostdOptions(o), nil)
+		},
 		Recover: func(ctx context.Context, o cli.RecoverOptions) (cli.Recovered, error) {
 			done, err := app.Recover(ctx, app.RecoverOptions(o))
 			return cli.Recovered(done), err
@@ -59,7 +62,11 @@ func run() int {
 		Drivers: app.DriverNames(),
 		Hangup:  hangup,
 		Extra:   demo.Commands(demo.Deps{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}),
-	}, os.Args[1:])
+	}
+	if compat := cli.Compat(filepath.Base(os.Args[0])); compat != nil {
+		return compat(ctx, d, os.Args[1:])
+	}
+	return cli.Run(ctx, d, os.Args[1:])
 }
 
 // hangup passes SIGHUP on; a signal that comes while one waits is the same one.

@@ -3,12 +3,14 @@ package app
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"strings"
 
+	"ringfence/internal/fencevirt/conf"
 	"ringfence/internal/hostd/server"
 	"ringfence/internal/hypervisor"
 	"ringfence/internal/hypervisor/proc"
@@ -16,56 +18,138 @@ import (
 
 // HostdOptions are the settings of `ringfence hostd run`.
 type HostdOptions struct {
-	Data         string // the host's directory, made by `ringfence hostd init`
+	// Data is the host's directory, made by `ringfence hostd init`; "": the native
+	// API is not served.
+	Data         string
 	Driver       string // one of DriverNames
 	DriverConfig string // file with the driver's settings, JSON
 	Version      string
+	// Load reads the configuration of the fence_virt protocols, at start and at each
+	// reload; nil: they are not served.
+	Load func() (conf.File, error)
 	// Witness is the data directory of a witness that runs in this process; ""
 	// for none. WitnessRunDir holds its socket.
 	Witness       string
 	WitnessRunDir string
-	Reload        <-chan struct{} // a value asks to read the grants again
-	Log           *slog.Logger
+	Reload        <-chan struct{} // a value asks to read grants and configuration again
+	// Ready is called when every listener is open, and again after each Reloading;
+	// Stopping before the end.
+	Ready, Reloading, Stopping func()
+	Log                        *slog.Logger
 }
 
 // DriverNames lists the hypervisor drivers that hostd can run with.
 func DriverNames() []string { return []string{"proc"} }
 
-// RunHostd runs the daemon of a host until ctx ends. Guests are not touched by
-// its end.
-func RunHostd(ctx context.Context, o HostdOptions) error {
+// part is a server of hostd that was opened.
+type part struct {
+	name   string
+	run    func(ctx context.Context) error
+	reload func() error
+	close  func() error // instead of run
+}
+
+// RunHostd runs the daemon of a host until ctx ends: the native API, the old
+// protocols with serve, or both on one driver. It starts wholly or not at all.
+// Guests are not touched by its end.
+func RunHostd(ctx context.Context, o HostdOptions, serve ServeFenceVirt) error {
+	var file conf.File
+	if o.Load != nil {
+		var err error
+		if file, err = o.Load(); err != nil {
+			return err
+		}
+		warn(file, o.Log)
+	}
 	driver, closeDriver, err := openDriver(ctx, o)
 	if err != nil {
 		return err
 	}
-	host, err := server.New(server.Config{Dir: o.Data, Driver: driver, Log: o.Log, Version: o.Version})
+	defer closeDriver()
+	parts, err := openParts(ctx, o, file, driver, serve)
 	if err != nil {
-		closeDriver()
 		return err
 	}
-	defer closeDriver()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	done := make(chan struct{})
+	reloading := make(chan struct{})
 	go func() {
-		defer close(done)
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-o.Reload:
-				if err := host.Reload(); err != nil {
-					o.Log.Error("grants not read again; the former ones stay in force", "component", "app", "err", err)
-				}
+		defer close(reloading)
+		reloadParts(ctx, o, parts)
+	}()
+	waitWitness := startWitness(ctx, o)
+	o.Ready()
+	err = runParts(ctx, parts)
+	o.Stopping()
+	cancel()
+	<-reloading
+	waitWitness()
+	return err
+}
+
+// openParts opens what is to be served, or nothing.
+func openParts(ctx context.Context, o HostdOptions, file conf.File, driver hypervisor.Driver, serve ServeFenceVirt) (parts []part, err error) {
+	if o.Data == "" && len(file.Server.Listeners) == 0 {
+		return nil, errors.New("there is nothing to serve: no host directory, which `ringfence hostd init` makes, and no listener in the configuration")
+	}
+	defer func() {
+		if err != nil {
+			for _, p := range parts {
+				_ = p.close() // the error that matters is at hand
 			}
 		}
 	}()
-	waitWitness := startWitness(ctx, o)
-	err = host.Run(ctx)
-	cancel()
-	<-done
-	waitWitness()
-	return err
+	if o.Load != nil {
+		old, err := oldProtocols(ctx, o, file, driver, serve)
+		if err != nil {
+			return parts, err
+		}
+		parts = append(parts, old)
+	}
+	if o.Data == "" {
+		return parts, nil
+	}
+	host, err := server.New(server.Config{Dir: o.Data, Driver: driver, Log: o.Log, Version: o.Version})
+	if err != nil {
+		return parts, err
+	}
+	return append(parts, part{name: "grants", run: host.Run, reload: host.Reload}), nil
+}
+
+// runParts runs all until ctx ends; one that ends sooner ends the others.
+func runParts(ctx context.Context, parts []part) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ended := make(chan error, len(parts))
+	for _, p := range parts {
+		go func() { ended <- p.run(ctx) }()
+	}
+	var errs []error
+	for range parts {
+		errs = append(errs, <-ended)
+		cancel()
+	}
+	return errors.Join(errs...)
+}
+
+// reloadParts reads again what o.Reload asks for. What cannot be read stays.
+func reloadParts(ctx context.Context, o HostdOptions, parts []part) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-o.Reload:
+		}
+		o.Reloading()
+		for _, p := range parts {
+			if err := p.reload(); err != nil {
+				o.Log.Error("not read again; what was in force stays", "component", "app", "part", p.name, "err", err)
+			} else {
+				o.Log.Info("read again", "component", "app", "part", p.name)
+			}
+		}
+		o.Ready()
+	}
 }
 
 // driverConfigLimitBytes bounds the driver's settings.

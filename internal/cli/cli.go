@@ -52,6 +52,8 @@ type Deps struct {
 	// RunNode and RunHostd are the daemons; they return when ctx ends.
 	RunNode  func(ctx context.Context, o NodeOptions) error
 	RunHostd func(ctx context.Context, o HostdOptions) error
+	// ExplainHostd is behind `hostd explain`.
+	ExplainHostd ExplainHostd
 	// Recover makes a new incarnation of the cluster on a node that does not run.
 	Recover func(ctx context.Context, o RecoverOptions) (Recovered, error)
 	// Drivers are the names that `hostd run --driver` takes.

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"ringfence/internal/cluster"
+	"ringfence/internal/fencevirt/conf"
 	"ringfence/internal/hostd/server"
 	"ringfence/internal/nodeapi"
 )
@@ -20,6 +21,10 @@ import (
 const fileLimitBytes = 64 << 10
 
 func (a *app) hostdCmd() *cobra.Command {
+	commands := []*cobra.Command{a.hostdInitCmd(), a.hostdAllowCmd(), a.hostdExportCmd(), a.hostdRunCmd(), a.hostdConfigCmd()}
+	if a.ExplainHostd != nil {
+		commands = append(commands, a.hostdExplainCmd())
+	}
 	return group(&cobra.Command{
 		Use:   "hostd",
 		Short: "Set up and run the daemon of a hypervisor host",
@@ -29,7 +34,7 @@ that may do that. It needs no cluster on the host itself.`,
 		Example: `  ringfence hostd init --name h1 --address 192.0.2.1:7411
   ringfence hostd allow demo.cluster --guest 4f7c0c1e-9d2b-4a57-8f0e-3b1f2a6c7d10
   ringfence hostd run`,
-	}, a.hostdInitCmd(), a.hostdAllowCmd(), a.hostdExportCmd(), a.hostdRunCmd())
+	}, commands...)
 }
 
 func dataFlag(c *cobra.Command, to *string) {
@@ -124,12 +129,18 @@ secret, but it must reach the cluster unchanged.`,
 func (a *app) hostdRunCmd() *cobra.Command {
 	var o HostdOptions
 	var logs logFlags
+	var config string
 	c := &cobra.Command{
 		Use:   "run",
 		Short: "Run this host's daemon",
 		Long: `Run the daemon of this host in the foreground; its log goes to standard error.
 SIGHUP makes it read again which clusters may deal with which guests. When it
-ends, guests go on.
+ends, guests go on. To systemd it says when it is ready (Type=notify).
+
+With --config it also serves the protocols of fence_virt, as fence_virtd does, with
+that daemon's fence_virt.conf or with a hostd.toml; both are read again on SIGHUP,
+and a file with a fault changes nothing. Without a host directory it then serves
+only these.
 
 With --witness it also runs a witness, made by ` + "`ringfence witness join`" + `: a voter
 without services, best on a host that carries no other voter. hostd goes on
@@ -143,12 +154,23 @@ whatever becomes of the witness; SIGTERM lets the witness leave first.`,
 			if !slices.Contains(a.Drivers, o.Driver) {
 				return usageError(c, fmt.Errorf("--driver %q: allowed are %s", o.Driver, strings.Join(a.Drivers, ", ")))
 			}
+			if config = absoluteIfSet(config); config != "" {
+				o.Load = func() (conf.File, error) { return conf.Read(config) }
+				if _, err := o.Load(); err != nil {
+					return configError(c, err)
+				}
+				if onlyOld(c, o) {
+					o.Data = ""
+				}
+			}
 			o.Version, o.Reload = a.Version, a.Hangup(c.Context())
+			o.Ready, o.Reloading, o.Stopping = notifiers(o.Log)
 			return a.RunHostd(c.Context(), o)
 		},
 	}
 	c.Flags().StringVar(&o.Driver, "driver", "", "hypervisor: "+strings.Join(a.Drivers, ", ")+" (required)")
 	c.Flags().StringVar(&o.DriverConfig, "driver-config", "", "file with the driver's own settings")
+	c.Flags().StringVar(&config, "config", "", "fence_virt.conf or hostd.toml; serves the protocols of fence_virt too")
 	c.Flags().StringVar(&o.Witness, "witness", "", "data directory of a witness to run in this process too")
 	c.Flags().StringVar(&o.WitnessRunDir, "witness-run-dir", DefaultRunDir, "directory for the socket of the witness")
 	complete(c, "driver", a.Drivers...)

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"ringfence/internal/fencevirt/conf"
 )
 
 // NodeOptions are the settings of `ringfence node run` and `witness run`.
@@ -23,16 +25,22 @@ type NodeOptions struct {
 
 // HostdOptions are the settings of `ringfence hostd run`.
 type HostdOptions struct {
-	Data         string // host directory, made by hostd init
+	Data         string // host directory, made by hostd init; "": no native API
 	Driver       string // one of Deps.Drivers
 	DriverConfig string // file of the driver; "" for none
 	Version      string // told to clusters
+	// Load reads the configuration of the fence_virt protocols; nil: they are not
+	// served.
+	Load func() (conf.File, error)
 	// Witness is the data directory of a witness to run beside; "" for none.
 	Witness       string
 	WitnessRunDir string
-	// Reload delivers a value whenever the grants shall be read again.
+	// Reload delivers a value whenever grants and configuration shall be read again.
 	Reload <-chan struct{}
-	Log    *slog.Logger
+	// Ready is called when all is served, and after each Reloading; Stopping before
+	// the end.
+	Ready, Reloading, Stopping func()
+	Log                        *slog.Logger
 }
 
 // logFlags are the flags of the daemons' logs; a level that is set before add is

@@ -45,6 +45,7 @@ import (
 	"os"
 
 	"ringfence/internal/cluster"
+	"ringfence/internal/config/tomltree"
 )
 
 // Bounds of a configuration.
@@ -73,27 +74,33 @@ func Load(path string, check Check) (cluster.Config, error) {
 	return Parse(path, data, check)
 }
 
+// Error is one fault of a configuration, and Errors are all of them.
+type (
+	Error  = tomltree.Error
+	Errors = tomltree.Errors
+)
+
 // Parse reads a configuration; file is only its name for messages. check is
 // asked about every resource that is right in itself; it may be nil. The error
 // is of type Errors.
 func Parse(file string, data []byte, check Check) (cluster.Config, error) {
 	r := &reader{check: check, nodes: map[cluster.NodeName]bool{}}
-	found := problems{file: file, data: data, reader: r}
+	faults := func() Errors { return tomltree.Place(file, data, r.Problems) }
 	switch {
 	case len(data) > FileLimitBytes:
-		r.report(0, "the file is larger than 1 MiB")
-		return cluster.Config{}, found.errors()
+		r.Report(0, "the file is larger than 1 MiB")
+		return cluster.Config{}, faults()
 	case len(bytes.TrimSpace(data)) == 0:
-		r.report(0, "the file is empty: want at least [cluster] with a name and one [[node]]")
-		return cluster.Config{}, found.errors()
+		r.Report(0, "the file is empty: want at least [cluster] with a name and one [[node]]")
+		return cluster.Config{}, faults()
 	}
-	root, err := parseTree(data)
+	root, err := tomltree.Parse(data)
 	if err != nil {
-		return cluster.Config{}, Errors{syntaxError(file, err)}
+		return cluster.Config{}, Errors{tomltree.SyntaxError(file, err)}
 	}
 	config := r.config(root)
-	if len(r.problems) > 0 {
-		return cluster.Config{}, found.errors()
+	if len(r.Problems) > 0 {
+		return cluster.Config{}, faults()
 	}
 	return config, nil
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"ringfence/internal/cluster"
+	"ringfence/internal/config/tomltree"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -221,10 +222,10 @@ func TestFaultsAreBounded(t *testing.T) {
 	bad := strings.Repeat("[[node]]\nname = \"-\"\n", 5000)
 	_, err := Parse("f", []byte(bad), nil)
 	var all Errors
-	if !errors.As(err, &all) || len(all) != errorLimit {
-		t.Fatalf("got %d faults, want %d", len(all), errorLimit)
+	if !errors.As(err, &all) || len(all) != tomltree.ErrorLimit {
+		t.Fatalf("got %d faults, want %d", len(all), tomltree.ErrorLimit)
 	}
-	if last := all[errorLimit-1].Message; !strings.HasSuffix(last, "(and 4901 further faults)") {
+	if last := all[tomltree.ErrorLimit-1].Message; !strings.HasSuffix(last, "(and 4901 further faults)") {
 		t.Errorf("the last fault does not count the rest: %s", last)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"ringfence/internal/cluster"
+	"ringfence/internal/config/tomltree"
 )
 
 const (
@@ -18,8 +19,8 @@ const (
 var fenceMethods = []string{cluster.FenceHostd}
 
 // config reads the whole document.
-func (r *reader) config(root *node) cluster.Config {
-	r.known(root, "the file", "cluster", "node", "service")
+func (r *reader) config(root *tomltree.Node) cluster.Config {
+	r.Known(root, "the file", "cluster", "node", "service")
 	out := r.wholeCluster(root)
 	out.Nodes = r.allNodes(root)
 	out.Services = r.allServices(root)
@@ -27,32 +28,32 @@ func (r *reader) config(root *node) cluster.Config {
 }
 
 // wholeCluster reads what holds for the whole cluster.
-func (r *reader) wholeCluster(root *node) cluster.Config {
-	t := root.table["cluster"]
+func (r *reader) wholeCluster(root *tomltree.Node) cluster.Config {
+	t := root.Table["cluster"]
 	switch {
 	case t == nil:
-		r.report(0, "the file has no [cluster] with a name")
+		r.Report(0, "the file has no [cluster] with a name")
 		return cluster.Config{}
-	case t.kind != kindTable:
-		r.report(t.key, "cluster is %s, want one table: write [cluster]", t.describe())
+	case t.Kind != tomltree.KindTable:
+		r.Report(t.Key, "cluster is %s, want one table: write [cluster]", t.Describe())
 		return cluster.Config{}
 	}
-	r.known(t, "[cluster]", "name", "pause_grace", "after_fence")
+	r.Known(t, "[cluster]", "name", "pause_grace", "after_fence")
 	return cluster.Config{
 		Name: r.name(t, "[cluster]"), PauseGrace: r.pauseGrace(t, cluster.DefaultPauseGrace),
 		AfterFence: r.afterFence(t, cluster.AfterFenceStart),
 	}
 }
 
-func (r *reader) allNodes(root *node) []cluster.NodeConfig {
-	tables := r.tables(root, "node", "[[node]]")
-	if root.table["node"] == nil {
-		r.report(0, "the file has no [[node]]")
+func (r *reader) allNodes(root *tomltree.Node) []cluster.NodeConfig {
+	tables := r.Tables(root, "node", "[[node]]")
+	if root.Table["node"] == nil {
+		r.Report(0, "the file has no [[node]]")
 	}
 	seen := map[string]bool{}
 	var out []cluster.NodeConfig
 	for _, t := range tables {
-		r.known(t, "[[node]]", "name", "fence", "pause_grace", "after_fence")
+		r.Known(t, "[[node]]", "name", "fence", "pause_grace", "after_fence")
 		name := r.name(t, "[[node]]")
 		r.unique(seen, t, "node", name)
 		r.nodes[cluster.NodeName(name)] = true
@@ -64,14 +65,14 @@ func (r *reader) allNodes(root *node) []cluster.NodeConfig {
 }
 
 // afterFence reads the key after_fence, or its default.
-func (r *reader) afterFence(t *node, preset cluster.AfterFence) cluster.AfterFence {
-	n, ok := r.text(t, "after_fence", "", false)
+func (r *reader) afterFence(t *tomltree.Node, preset cluster.AfterFence) cluster.AfterFence {
+	n, ok := r.Text(t, "after_fence", "", false)
 	if !ok {
 		return preset
 	}
-	policy := cluster.AfterFence(n.text)
+	policy := cluster.AfterFence(n.Text)
 	if policy != cluster.AfterFenceStart && policy != cluster.AfterFenceStayOff {
-		r.report(n.at, "after_fence = %s: want %q or %q", quote(n.text), cluster.AfterFenceStart, cluster.AfterFenceStayOff)
+		r.Report(n.At, "after_fence = %s: want %q or %q", tomltree.Quote(n.Text), cluster.AfterFenceStart, cluster.AfterFenceStayOff)
 		return preset
 	}
 	return policy
@@ -79,23 +80,23 @@ func (r *reader) afterFence(t *node, preset cluster.AfterFence) cluster.AfterFen
 
 // fence reads the levels. No key means the default; an empty list is refused,
 // since it looks like "no fencing", which does not exist.
-func (r *reader) fence(t *node) [][]string {
-	n := t.table["fence"]
+func (r *reader) fence(t *tomltree.Node) [][]string {
+	n := t.Table["fence"]
 	if n == nil {
 		return nil
 	}
 	const want = `want levels, each a list of methods, such as [["hostd"]]`
-	if n.kind != kindList {
-		r.report(n.at, "fence is %s, %s", n.describe(), want)
+	if n.Kind != tomltree.KindList {
+		r.Report(n.At, "fence is %s, %s", n.Describe(), want)
 		return nil
 	}
-	if len(n.list) == 0 {
-		r.report(n.at, "fence is an empty list: %s, or leave the key out", want)
+	if len(n.List) == 0 {
+		r.Report(n.At, "fence is an empty list: %s, or leave the key out", want)
 	}
 	var levels [][]string
-	for _, level := range n.list {
-		if level.kind != kindList || len(level.list) == 0 {
-			r.report(level.at, "fence holds %s, %s", describeLevel(level), want)
+	for _, level := range n.List {
+		if level.Kind != tomltree.KindList || len(level.List) == 0 {
+			r.Report(level.At, "fence holds %s, %s", describeLevel(level), want)
 			continue
 		}
 		levels = append(levels, r.level(level))
@@ -103,33 +104,33 @@ func (r *reader) fence(t *node) [][]string {
 	return levels
 }
 
-func describeLevel(level *node) string {
-	if level.kind == kindList {
+func describeLevel(level *tomltree.Node) string {
+	if level.Kind == tomltree.KindList {
 		return "an empty level"
 	}
-	return level.describe()
+	return level.Describe()
 }
 
-func (r *reader) level(n *node) []string {
+func (r *reader) level(n *tomltree.Node) []string {
 	var methods []string
-	for _, m := range r.texts(n, "a fence level") {
+	for _, m := range r.Texts(n, "a fence level") {
 		switch {
-		case !slices.Contains(fenceMethods, m.text):
-			r.report(m.at, "fence method %s is not known; allowed are %s", quote(m.text), strings.Join(fenceMethods, ", "))
-		case slices.Contains(methods, m.text):
-			r.report(m.at, "fence method %q stands twice in one level", m.text)
+		case !slices.Contains(fenceMethods, m.Text):
+			r.Report(m.At, "fence method %s is not known; allowed are %s", tomltree.Quote(m.Text), strings.Join(fenceMethods, ", "))
+		case slices.Contains(methods, m.Text):
+			r.Report(m.At, "fence method %q stands twice in one level", m.Text)
 		}
-		methods = append(methods, m.text)
+		methods = append(methods, m.Text)
 	}
 	return methods
 }
 
-func (r *reader) allServices(root *node) []cluster.ServiceConfig {
+func (r *reader) allServices(root *tomltree.Node) []cluster.ServiceConfig {
 	seen := map[string]bool{}
 	var out []cluster.ServiceConfig
-	for i, t := range r.tables(root, "service", "[[service]]") {
+	for i, t := range r.Tables(root, "service", "[[service]]") {
 		if i == ServiceLimit {
-			r.report(t.key, "more than %d services", ServiceLimit)
+			r.Report(t.Key, "more than %d services", ServiceLimit)
 			return out
 		}
 		out = append(out, r.service(t, seen))
@@ -137,14 +138,14 @@ func (r *reader) allServices(root *node) []cluster.ServiceConfig {
 	return out
 }
 
-func (r *reader) service(t *node, seen map[string]bool) cluster.ServiceConfig {
-	r.known(t, "[[service]]", "name", "nodes", "restarts", "restart_window", "failure_expiry", "resource")
+func (r *reader) service(t *tomltree.Node, seen map[string]bool) cluster.ServiceConfig {
+	r.Known(t, "[[service]]", "name", "nodes", "restarts", "restart_window", "failure_expiry", "resource")
 	name := r.name(t, "[[service]]")
 	r.unique(seen, t, "service", name)
 	return cluster.ServiceConfig{
 		Name:          cluster.ServiceName(name),
 		Nodes:         r.candidates(t),
-		Restarts:      r.number(t, "restarts", cluster.DefaultRestarts, 0, restartsLimit),
+		Restarts:      r.Number(t, "restarts", cluster.DefaultRestarts, 0, restartsLimit),
 		RestartWindow: r.duration(t, "restart_window", cluster.DefaultRestartWindow),
 		FailureExpiry: r.duration(t, "failure_expiry", cluster.DefaultFailureExpiry),
 		Resources:     r.resources(t, name),
@@ -153,30 +154,30 @@ func (r *reader) service(t *node, seen map[string]bool) cluster.ServiceConfig {
 
 // candidates reads where a service may run. While the name of any node is
 // missing or malformed, unknown names are not reported: they may be that node's.
-func (r *reader) candidates(t *node) []cluster.NodeName {
-	n := t.table["nodes"]
+func (r *reader) candidates(t *tomltree.Node) []cluster.NodeName {
+	n := t.Table["nodes"]
 	if n == nil {
 		return nil
 	}
 	unsure := len(r.nodes) == 0 || r.nodes[""]
 	var out []cluster.NodeName
-	for _, e := range r.texts(n, "nodes") {
-		node := cluster.NodeName(e.text)
+	for _, e := range r.Texts(n, "nodes") {
+		node := cluster.NodeName(e.Text)
 		switch {
 		case !unsure && !r.nodes[node]:
-			r.report(e.at, "there is no [[node]] with the name %s", quote(e.text))
+			r.Report(e.At, "there is no [[node]] with the name %s", tomltree.Quote(e.Text))
 		case slices.Contains(out, node):
-			r.report(e.at, "node %q stands twice in nodes", e.text)
+			r.Report(e.At, "node %q stands twice in nodes", e.Text)
 		}
 		out = append(out, node)
 	}
 	return out
 }
 
-func (r *reader) resources(t *node, service string) []cluster.Resource {
-	tables := r.tables(t, "resource", "[[service.resource]]")
-	if n := t.table["resource"]; n == nil || n.kind == kindList && len(n.list) == 0 {
-		r.report(t.key, "service %q has no [[service.resource]]", service)
+func (r *reader) resources(t *tomltree.Node, service string) []cluster.Resource {
+	tables := r.Tables(t, "resource", "[[service.resource]]")
+	if n := t.Table["resource"]; n == nil || n.Kind == tomltree.KindList && len(n.List) == 0 {
+		r.Report(t.Key, "service %q has no [[service.resource]]", service)
 	}
 	seen := map[string]bool{}
 	var out []cluster.Resource
@@ -186,9 +187,9 @@ func (r *reader) resources(t *node, service string) []cluster.Resource {
 	return out
 }
 
-func (r *reader) resource(t *node, seen map[string]bool) cluster.Resource {
-	before := len(r.problems)
-	r.known(t, "[[service.resource]]", "name", "agent", "start_timeout", "stop_timeout",
+func (r *reader) resource(t *tomltree.Node, seen map[string]bool) cluster.Resource {
+	before := len(r.Problems)
+	r.Known(t, "[[service.resource]]", "name", "agent", "start_timeout", "stop_timeout",
 		"monitor_timeout", "monitor_interval", "params")
 	name := r.name(t, "[[service.resource]]")
 	r.unique(seen, t, "resource", name)
@@ -201,23 +202,23 @@ func (r *reader) resource(t *node, seen map[string]bool) cluster.Resource {
 		MonitorTimeout:  r.duration(t, "monitor_timeout", cluster.DefaultMonitorTimeout),
 		MonitorInterval: r.duration(t, "monitor_interval", cluster.DefaultMonitorInterval),
 	}
-	if r.check != nil && len(r.problems) == before {
+	if r.check != nil && len(r.Problems) == before {
 		if err := r.check(out); err != nil {
-			r.report(t.key, "resource %q: %s", name, err)
+			r.Report(t.Key, "resource %q: %s", name, err)
 		}
 	}
 	return out
 }
 
-func (r *reader) agent(t *node) string {
-	n, ok := r.text(t, "agent", "[[service.resource]]", true)
+func (r *reader) agent(t *tomltree.Node) string {
+	n, ok := r.Text(t, "agent", "[[service.resource]]", true)
 	if !ok {
 		return ""
 	}
-	if !knownAgent(n.text) {
-		r.report(n.at, "agent %s is not known; allowed are exec, ip, ocf:<provider>:<type>", quote(n.text))
+	if !knownAgent(n.Text) {
+		r.Report(n.At, "agent %s is not known; allowed are exec, ip, ocf:<provider>:<type>", tomltree.Quote(n.Text))
 	}
-	return n.text
+	return n.Text
 }
 
 func knownAgent(agent string) bool {
@@ -232,21 +233,21 @@ func knownAgent(agent string) bool {
 // paramForm keeps names fit for environment variables.
 var paramForm = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_-]{0,62}$`)
 
-func (r *reader) params(t *node) map[string]string {
-	n := t.table["params"]
+func (r *reader) params(t *tomltree.Node) map[string]string {
+	n := t.Table["params"]
 	if n == nil {
 		return nil
 	}
-	if n.kind != kindTable {
-		r.report(n.at, "params is %s, want a table: write [service.resource.params]", n.describe())
+	if n.Kind != tomltree.KindTable {
+		r.Report(n.At, "params is %s, want a table: write [service.resource.params]", n.Describe())
 		return nil
 	}
 	out := map[string]string{}
-	for _, name := range n.names {
-		value := n.table[name]
-		if name+"." == envPrefix && value.kind == kindTable { // env.NAME = "…", as TOML reads it
-			for _, variable := range value.names {
-				r.addParam(out, envPrefix+variable, value.table[variable])
+	for _, name := range n.Names {
+		value := n.Table[name]
+		if name+"." == envPrefix && value.Kind == tomltree.KindTable { // env.NAME = "…", as TOML reads it
+			for _, variable := range value.Names {
+				r.addParam(out, envPrefix+variable, value.Table[variable])
 			}
 			continue
 		}
@@ -261,30 +262,30 @@ func (r *reader) params(t *node) map[string]string {
 // envPrefix begins the parameters that set environment variables of exec.
 const envPrefix = "env."
 
-func (r *reader) addParam(out map[string]string, name string, value *node) {
+func (r *reader) addParam(out map[string]string, name string, value *tomltree.Node) {
 	if !paramForm.MatchString(strings.TrimPrefix(name, envPrefix)) {
-		r.report(value.key, "parameter %s: want a name of letters, digits, '_' and '-', not beginning with a digit or '-'; or env.NAME", quote(name))
+		r.Report(value.Key, "parameter %s: want a name of letters, digits, '_' and '-', not beginning with a digit or '-'; or env.NAME", tomltree.Quote(name))
 		return
 	}
 	out[name] = r.param(name, value)
 }
 
 // param returns a value as the agent gets it: always a string.
-func (r *reader) param(name string, n *node) string {
-	switch n.kind {
-	case kindString:
-		if strings.ContainsRune(n.text, 0) || len(n.text) > paramLimitBytes {
-			r.report(n.at, "parameter %q: want at most %d bytes, none of them zero", name, paramLimitBytes)
+func (r *reader) param(name string, n *tomltree.Node) string {
+	switch n.Kind {
+	case tomltree.KindString:
+		if strings.ContainsRune(n.Text, 0) || len(n.Text) > paramLimitBytes {
+			r.Report(n.At, "parameter %q: want at most %d bytes, none of them zero", name, paramLimitBytes)
 		}
-		return n.text
-	case kindBool:
-		return n.text
-	case kindInteger:
-		value, err := strconv.ParseInt(n.text, 0, 64)
+		return n.Text
+	case tomltree.KindBool:
+		return n.Text
+	case tomltree.KindInteger:
+		value, err := strconv.ParseInt(n.Text, 0, 64)
 		if err == nil {
 			return strconv.FormatInt(value, 10)
 		}
 	}
-	r.report(n.at, "parameter %q is %s, want a string, an integer or a bool", name, n.describe())
+	r.Report(n.At, "parameter %q is %s, want a string, an integer or a bool", name, n.Describe())
 	return ""
 }

@@ -25,6 +25,7 @@ var packages = []struct {
 	{"internal/bench", shell},
 	{"internal/chaos", shell},
 	{"internal/cli", shell},
+	{"internal/daemon", shell},
 	{"internal/demo/...", shell},
 	{"internal/doctor", shell},
 	{"internal/lab", shell},
@@ -36,7 +37,7 @@ var packages = []struct {
 
 	{"internal/clock", adapters},
 	{"internal/backup", adapters},
-	{"internal/config", adapters},
+	{"internal/config/...", adapters},
 	{"internal/decisions", adapters},
 	{"internal/executor", adapters},
 	{"internal/facts/...", adapters},

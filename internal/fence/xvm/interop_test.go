@@ -104,6 +104,11 @@ func startCBy(t *testing.T, c cConfig, cmd *exec.Cmd) {
 	}
 	defer log.Close()
 	cmd.Stdout, cmd.Stderr = log, log
+	// A test that is killed leaves no daemon behind.
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

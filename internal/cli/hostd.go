@@ -148,6 +148,7 @@ whatever becomes of the witness; SIGTERM lets the witness leave first.`,
 		},
 	}
 	c.Flags().StringVar(&o.Driver, "driver", "", "hypervisor: "+strings.Join(a.Drivers, ", ")+" (required)")
+	c.Flags().StringSliceVar(&o.URIs, "uri", nil, "libvirt URI of this host's hypervisor, with --driver libvirt; repeat it for more (default qemu:///system)")
 	c.Flags().StringVar(&o.DriverConfig, "driver-config", "", "file with the driver's own settings")
 	c.Flags().StringVar(&o.Witness, "witness", "", "data directory of a witness to run in this process too")
 	c.Flags().StringVar(&o.WitnessRunDir, "witness-run-dir", DefaultRunDir, "directory for the socket of the witness")

@@ -23,10 +23,11 @@ type NodeOptions struct {
 
 // HostdOptions are the settings of `ringfence hostd run`.
 type HostdOptions struct {
-	Data         string // host directory, made by hostd init
-	Driver       string // one of Deps.Drivers
-	DriverConfig string // file of the driver; "" for none
-	Version      string // told to clusters
+	Data         string   // host directory, made by hostd init
+	Driver       string   // one of Deps.Drivers
+	DriverConfig string   // file of the driver; "" for none
+	URIs         []string // connections of the libvirt driver; none: the driver's own default
+	Version      string   // told to clusters
 	// Witness is the data directory of a witness to run beside; "" for none.
 	Witness       string
 	WitnessRunDir string

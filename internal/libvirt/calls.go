@@ -15,8 +15,8 @@ type caller interface {
 // Calls are the calls of libvirt's interface, as Session and Client have them.
 // They are safe for concurrent use. Every call returns when its ctx ends, one
 // without deadline after CallTimeout. Errors: an *Error is libvirtd's answer;
-// ErrDown says that nothing was sent; after any other error of a call that changes
-// something, ErrLost among them, the outcome is unknown.
+// ErrDown and ErrBusy say that nothing was sent; after any other error of a call
+// that changes something, ErrLost among them, the outcome is unknown.
 type Calls struct{ c caller }
 
 // do makes one call: put writes its arguments, get reads its results; both may be

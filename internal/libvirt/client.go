@@ -17,17 +17,28 @@ const (
 	backoffMax = 5 * time.Second
 )
 
+// laneLimit is how many calls of one lane may be under way. Libvirtd has twenty
+// workers and five for calls that never wait for a guest.
+const laneLimit = 8
+
 // Client keeps a session with one libvirtd, and opens the next when it ends. It is
 // safe for concurrent use. A call while there is none fails at once with ErrDown;
 // Wait waits for one. Clients know nothing of each other.
+//
+// Calls that may wait for a guest's hypervisor process go over a session of their
+// own each, at most eight destroys and eight others at a time; one more waits, and
+// fails with ErrBusy when its ctx ends. So a guest that hangs delays nobody else.
 type Client struct {
 	Calls
 	uri    URI
 	o      Options
 	log    *slog.Logger
 	events *queue
+	life   context.Context // until Close
 	stop   context.CancelFunc
-	done   chan struct{} // closed when run has ended
+	wait   sync.WaitGroup
+	// One in it for each call with its own session. Destroy never waits for others.
+	destroys, others chan struct{}
 
 	mu      sync.Mutex    // guards what follows
 	session *Session      // nil while down
@@ -42,14 +53,12 @@ func NewClient(uri URI, o Options) *Client {
 	o = o.withDefaults()
 	c := &Client{
 		uri: uri, o: o, log: o.Log.With("component", "libvirt", "uri", uri.String()),
-		events: newQueue(), stop: stop, done: make(chan struct{}),
+		events: newQueue(), life: ctx, stop: stop,
+		destroys: make(chan struct{}, laneLimit), others: make(chan struct{}, laneLimit),
 		changed: make(chan struct{}), err: fmt.Errorf("%w: the first attempt is under way", ErrDown),
 	}
 	c.Calls = Calls{c}
-	go func() {
-		defer close(c.done)
-		c.run(ctx)
-	}()
+	c.wait.Go(c.run)
 	return c
 }
 
@@ -75,7 +84,7 @@ func (c *Client) Wait(ctx context.Context) error {
 		}
 		select {
 		case <-changed:
-		case <-c.done:
+		case <-c.life.Done():
 			return ErrClosed
 		case <-ctx.Done():
 			return fmt.Errorf("%w: %w", context.Cause(ctx), err)
@@ -93,7 +102,7 @@ func (c *Client) Next(ctx context.Context) (Event, error) { return c.events.next
 // may be called again.
 func (c *Client) Close() {
 	c.stop()
-	<-c.done
+	c.wait.Wait()
 }
 
 func (c *Client) call(ctx context.Context, p virnet.Proc, body []byte) ([]byte, error) {
@@ -103,11 +112,44 @@ func (c *Client) call(ctx context.Context, p virnet.Proc, body []byte) ([]byte, 
 	if s == nil {
 		return nil, err
 	}
+	switch p {
+	case virnet.ProcDestroy:
+		return c.alone(ctx, c.destroys, p, body)
+	case virnet.ProcCreate, virnet.ProcCreateXML, virnet.ProcReset, virnet.ProcReboot, virnet.ProcShutdown,
+		virnet.ProcSuspend, virnet.ProcResume, virnet.ProcAbortJob, virnet.ProcJobStats, virnet.ProcSetMetadata,
+		virnet.ProcManagedSave, virnet.ProcRemoveManagedSave, virnet.ProcSave, virnet.ProcRestore:
+		return c.alone(ctx, c.others, p, body)
+	}
 	return s.call(ctx, p, body)
 }
 
+// alone makes a call over a session of its own.
+func (c *Client) alone(ctx context.Context, lane chan struct{}, p virnet.Proc, body []byte) ([]byte, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, CallTimeout, context.DeadlineExceeded)
+	defer cancel()
+	defer context.AfterFunc(c.life, cancel)()
+	select {
+	case lane <- struct{}{}:
+		defer func() { <-lane }()
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: %w", ErrBusy, context.Cause(ctx))
+	}
+	s, err := Open(ctx, c.uri, c.o)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrDown, err)
+	}
+	answer, err := s.call(ctx, p, body)
+	if ctx.Err() != nil {
+		s.end() // no good-bye: the caller has waited long enough
+	} else {
+		s.Close()
+	}
+	return answer, err
+}
+
 // run opens one session after the other.
-func (c *Client) run(ctx context.Context) {
+func (c *Client) run() {
+	ctx := c.life
 	defer c.events.close()
 	wait := backoffMin
 	for {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -84,7 +85,7 @@ func TestAClientMendsItsConnection(t *testing.T) {
 			t.Error(err)
 		}
 		synctest.Wait()
-		if diff := cmp.Diff([]string{"connected", "vm1 life 5/1"}, got.taken()); diff != "" {
+		if diff := cmp.Diff([]string{"connected", "vm1 life 6/2", "vm1 life 5/1"}, got.taken()); diff != "" {
 			t.Error(diff)
 		}
 	})
@@ -201,36 +202,84 @@ func TestACallUnderWayEndsWithTheConnection(t *testing.T) {
 	})
 }
 
-// Five calls that hang stop libvirtd's reading. The session is lost by keepalive
-// then, and the next one works.
-func TestHangingCallsDoNotStopTheClientForGood(t *testing.T) {
+// Five calls that hang stop libvirtd's reading of their connection, but not of the
+// client's others, and destroys have room of their own.
+func TestAGuestThatHangsDelaysNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fake := libvirttest.New(t)
+		fake.Add(libvirttest.Guest{Name: "hangs", State: libvirt.StateRunning})
+		fake.Add(libvirttest.Guest{Name: "vm1", State: libvirt.StateRunning})
 		fake.Hook(func(c libvirttest.Call) libvirttest.Answer {
-			return libvirttest.Answer{Hang: c.Proc == virnet.ProcHostname}
+			return libvirttest.Answer{Hang: c.Proc == virnet.ProcReset}
 		})
-		c, _ := client(t, fake)
+		c, got := client(t, fake)
 		if err := c.Wait(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		for range 5 {
-			go func() {
-				ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		hangs, vm1 := libvirt.Domain{Name: "hangs", UUID: libvirttest.UUIDOf("hangs")}, libvirt.Domain{Name: "vm1", UUID: libvirttest.UUIDOf("vm1")}
+		var wait sync.WaitGroup
+		for range 30 {
+			wait.Go(func() {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 				defer cancel()
-				_, _ = c.Hostname(ctx)
-			}()
+				if err := c.Reset(ctx, hangs); !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("reset: %v", err)
+				}
+			})
 		}
-		time.Sleep(2 * time.Second)
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		synctest.Wait()
+		began := time.Now()
+		if state, _, err := c.State(t.Context(), vm1); err != nil || state != libvirt.StateRunning {
+			t.Errorf("state: %v, %v", state, err)
+		}
+		if err := c.Destroy(t.Context(), vm1, 0); err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(began); took != 0 {
+			t.Errorf("it took %v", took)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		for {
-			if _, err := c.Type(ctx); err == nil {
-				break
+		if _, err := c.Create(ctx, vm1, 0); !errors.Is(err, libvirt.ErrBusy) {
+			t.Errorf("one call too many: %v", err)
+		}
+		wait.Wait()
+		if _, err := c.Create(t.Context(), vm1, 0); err != nil {
+			t.Error(err)
+		}
+		synctest.Wait()
+		if diff := cmp.Diff([]string{"connected", "vm1 life 6/2", "vm1 life 5/1", "vm1 life 4/0", "vm1 life 2/0"}, got.taken()); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
+func TestCloseEndsCallsThatHang(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fake := libvirttest.New(t)
+		fake.Hook(func(c libvirttest.Call) libvirttest.Answer {
+			return libvirttest.Answer{Hang: c.Proc == virnet.ProcDestroy || c.Proc == virnet.ProcHostname}
+		})
+		c := libvirt.NewClient(fake.URI(), libvirt.Options{Dial: fake.Dial})
+		if err := c.Wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan error, 2)
+		go func() { done <- c.Destroy(context.Background(), libvirt.Domain{}, 0) }()
+		go func() {
+			_, err := c.Hostname(context.Background())
+			done <- err
+		}()
+		synctest.Wait()
+		began := time.Now()
+		c.Close()
+		for range 2 {
+			if err := <-done; err == nil || errors.Is(err, libvirt.ErrDown) {
+				t.Errorf("a call under way: %v", err)
 			}
-			if ctx.Err() != nil {
-				t.Fatal("a minute later no call goes through")
-			}
-			time.Sleep(time.Second)
+		}
+		if took := time.Since(began); took > 2*time.Second {
+			t.Errorf("close took %v", took)
 		}
 	})
 }

@@ -10,15 +10,14 @@
 // What the package promises:
 //   - A call returns when its ctx ends, or after CallTimeout; the session stays
 //     usable, and the late answer is dropped.
-//   - An error that is not an *Error of libvirtd's and not ErrDown means that
-//     nobody knows whether the call was carried out.
+//   - An error that is neither an *Error of libvirtd's nor ErrDown or ErrBusy means
+//     that nobody knows whether the call was carried out.
 //   - Between Connected and the next Lost no event that libvirtd sent is missing,
 //     and all are in libvirtd's order. After Connected the caller must list anew.
 //   - No number from the wire leads to an allocation before the bytes are there.
 //
 // libvirtd reads at most five calls of one connection at a time (its
-// max_client_requests) and answers no keepalive beyond: calls that hang in a guest
-// that hangs can so take the whole session with them, which then is lost and opened
-// anew. Whoever calls what needs the guest's monitor should bound how many of these
-// run at once.
+// max_client_requests): calls that wait for a guest that hangs so stop all others of
+// a Session, until libvirtd drops it half a minute later. A Client therefore gives
+// each call of that kind a session of its own.
 package libvirt

@@ -14,6 +14,8 @@ var (
 	// ErrLost: the connection ended before the answer came; whether the call was
 	// carried out is unknown.
 	ErrLost = errors.New("connection to libvirtd lost, outcome unknown")
+	// ErrBusy: so many calls of a Client wait for guests that this one was not sent.
+	ErrBusy = errors.New("too many calls to libvirtd wait for guests")
 	// ErrClosed: the Client was closed by its owner.
 	ErrClosed = errors.New("libvirt client closed")
 	// ErrSlow is the reason of a Lost when the events were not taken in time.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -80,19 +79,29 @@ func dialSSH(ctx context.Context, u URI) (net.Conn, error) {
 	return c, nil
 }
 
-// Read adds what ssh said to an end that nobody here wanted.
 func (c *sshConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
-	if errors.Is(err, io.EOF) {
-		select {
-		case <-c.gone:
-		case <-time.After(sshWait):
-		}
-		if text := c.said.String(); text != "" {
-			return n, fmt.Errorf("ssh says: %s", text)
-		}
+	return n, c.explain(err)
+}
+
+func (c *sshConn) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	return n, c.explain(err)
+}
+
+// explain replaces an end that nobody here wanted by what ssh said.
+func (c *sshConn) explain(err error) error {
+	if err == nil || errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded) {
+		return err
 	}
-	return n, err
+	select {
+	case <-c.gone:
+	case <-time.After(sshWait):
+	}
+	if text := c.said.String(); text != "" {
+		return fmt.Errorf("ssh says: %s", text)
+	}
+	return err
 }
 
 // Close ends ssh and returns when it is gone.

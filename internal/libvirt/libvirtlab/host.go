@@ -240,7 +240,7 @@ func (h *Host) Run(name string, args ...string) string {
 	defer cancel()
 	out, err := h.Command(ctx, name, args...).CombinedOutput()
 	if err != nil {
-		h.t.Fatalf("on host %s: %s %s: %v\n%s", h.Name, name, strings.Join(args, " "), err, out)
+		h.t.Fatalf("on host %s: %s %s: %v\n%s\nlibvirtd's log:\n%s", h.Name, name, strings.Join(args, " "), err, out, h.Log())
 	}
 	return string(out)
 }

@@ -28,6 +28,11 @@ func TestTwoHostsSideBySide(t *testing.T) {
 		t.Error("the guest ended with libvirtd")
 	}
 	a.StartDaemon()
+	a.Run("virsh", "-c", "qemu:///system", "suspend", g.Name) // waits until libvirtd controls it again
+	a.Run("virsh", "-c", "qemu:///system", "resume", g.Name)
+	if !g.Lives(5 * time.Second) {
+		t.Error("the guest ended when libvirtd came back")
+	}
 	began := time.Now()
 	a.Run("virsh", "-c", "qemu:///system", "destroy", g.Name)
 	if took := time.Since(began); took > 10*time.Second {

@@ -140,6 +140,9 @@ func (s *Server) ofPower(_ *conn, p virnet.Proc, d *virnet.Decoder) act {
 				s.t.Error("libvirttest: somebody destroys Domain-0")
 				return invalid("it is Domain-0")
 			}
+			if s.flavour.details { // the real one tells it mostly
+				s.tell(g, Lifecycle(libvirt.Shutdown, libvirt.ShutdownHost))
+			}
 			s.stop(g, libvirt.ShutoffDestroyed, libvirt.StoppedDestroyed)
 			return nil
 		})

@@ -18,7 +18,7 @@ func (s *Server) ofSaving(_ *conn, p virnet.Proc, d *virnet.Decoder) act {
 				return invalid("cannot do managed save for transient domain")
 			}
 			g.Saved = true
-			s.stop(g, libvirt.ShutoffSaved, libvirt.StoppedSaved)
+			s.save(g)
 			return nil
 		})
 	case virnet.ProcHasManagedSave:
@@ -43,7 +43,7 @@ func (s *Server) ofSaving(_ *conn, p virnet.Proc, d *virnet.Decoder) act {
 		return s.active(dom, func(g *Guest, _ *virnet.Encoder) *virnet.Error {
 			image := *g
 			s.files[path] = &image
-			s.stop(g, libvirt.ShutoffSaved, libvirt.StoppedSaved)
+			s.save(g)
 			return nil
 		})
 	case virnet.ProcRestore:
@@ -69,6 +69,15 @@ func (s *Server) ofSaving(_ *conn, p virnet.Proc, d *virnet.Decoder) act {
 		}
 	}
 	return nil
+}
+
+// save tells and does what QEMU does, a migration into a file.
+func (s *Server) save(g *Guest) {
+	s.tell(g, Lifecycle(libvirt.Suspended, libvirt.SuspendedPaused))
+	s.tell(g, Iteration(1))
+	s.tell(g, Iteration(2))
+	s.tell(g, JobCompleted(libvirt.OperationSave))
+	s.stop(g, libvirt.ShutoffSaved, libvirt.StoppedSaved)
 }
 
 // ofConfig are the calls about configurations.

@@ -11,7 +11,7 @@
 //	8-11   version of the program, 1
 //	12-15  procedure
 //	16-19  type: 0 call, 1 reply, 2 message without answer, 3 stream
-//	20-23  serial: a reply has that of its call, a message has 0
+//	20-23  serial: a reply has that of its call; of a message it says nothing
 //	24-27  status: 0 ok, 1 error, 2 continue
 //	28-    body in XDR (RFC 4506)
 //

@@ -29,7 +29,7 @@ that may do that. It needs no cluster on the host itself.`,
 		Example: `  ringfence hostd init --name h1 --address 192.0.2.1:7411
   ringfence hostd allow demo.cluster --guest 4f7c0c1e-9d2b-4a57-8f0e-3b1f2a6c7d10
   ringfence hostd run`,
-	}, a.hostdInitCmd(), a.hostdAllowCmd(), a.hostdExportCmd(), a.hostdRunCmd())
+	}, a.hostdInitCmd(), a.hostdAllowCmd(), a.hostdExportCmd(), a.hostdRunCmd(), a.hostdHooksCmd(), a.hostdHookCmd())
 }
 
 func dataFlag(c *cobra.Command, to *string) {

@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"log/slog"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"ringfence/internal/cli"
 	"ringfence/internal/cluster"
 	"ringfence/internal/demo"
+	"ringfence/internal/fencevirt/conf"
 	"ringfence/internal/hypervisor/proc"
 	"ringfence/internal/lab"
 	"ringfence/internal/resource/proctree"
@@ -53,20 +55,33 @@ func run() int {
 			})
 		},
 		RunHostd: func(ctx context.Context, o cli.HostdOptions) error {
-			return app.RunHostd(ctx, app.HostdOptions(o), nil)
+			return app.RunHostd(ctx, app.HostdOptions(o), app.FenceVirt)
 		},
 		Recover: func(ctx context.Context, o cli.RecoverOptions) (cli.Recovered, error) {
 			done, err := app.Recover(ctx, app.RecoverOptions(o))
 			return cli.Recovered(done), err
 		},
-		Drivers: app.DriverNames(),
-		Hangup:  hangup,
-		Extra:   demo.Commands(demo.Deps{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}),
+		ExplainHostd: explainHostd,
+		Drivers:      app.DriverNames(),
+		Hangup:       hangup,
+		Extra:        demo.Commands(demo.Deps{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}),
 	}
 	if compat := cli.Compat(filepath.Base(os.Args[0])); compat != nil {
 		return compat(ctx, d, os.Args[1:])
 	}
 	return cli.Run(ctx, d, os.Args[1:])
+}
+
+// explainHostd is what `hostd explain` prints.
+func explainHostd(ctx context.Context, file conf.File, from, to string) ([]cli.HostdRuling, error) {
+	verdicts, err := app.ExplainFenceVirt(ctx, file, from, to, slog.New(slog.DiscardHandler))
+	var rulings []cli.HostdRuling
+	for _, v := range verdicts {
+		rulings = append(rulings, cli.HostdRuling{
+			Listener: string(v.Listener.Kind), At: v.Listener.Where, Key: v.Key.Name, Allowed: v.Allowed, Why: v.Why,
+		})
+	}
+	return rulings, err
 }
 
 // hangup passes SIGHUP on; a signal that comes while one waits is the same one.

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"time"
 
+	"ringfence/internal/cluster"
 	"ringfence/internal/fencevirt"
 	"ringfence/internal/fencevirt/conf"
 	"ringfence/internal/hypervisor"
@@ -87,6 +88,7 @@ func oldProtocols(ctx context.Context, o HostdOptions, file conf.File, driver hy
 	if err := awaitHypervisor(ctx, driver, file.WaitForInit, o.Log); err != nil {
 		return part{}, err
 	}
+	standalone(o, file, driver)
 	server, err := serve(file.Server, driver, o.Log)
 	if err != nil {
 		return part{}, err
@@ -106,6 +108,27 @@ func oldProtocols(ctx context.Context, o HostdOptions, file conf.File, driver hy
 			return server.Reload(next.Server)
 		},
 	}, nil
+}
+
+// FenceVirt is the ServeFenceVirt of what ships.
+func FenceVirt(cfg fencevirt.Config, driver hypervisor.Driver, log *slog.Logger) (FenceVirtServer, error) {
+	return fencevirt.New(cfg, driver, log)
+}
+
+// standalone has the hypervisor refuse that a guest of a fixed map comes here from
+// elsewhere, for nobody else would know of it. With the native API its cluster
+// decides.
+func standalone(o HostdOptions, file conf.File, driver hypervisor.Driver) {
+	mover, moves := driver.(hypervisor.Mover)
+	if !moves || o.Data != "" || len(file.Server.Guests) == 0 {
+		return
+	}
+	mover.SetGuard(func(_ context.Context, id cluster.GuestID, _ cluster.LifeID, why hypervisor.Reason) error {
+		if why == hypervisor.ReasonMigrated {
+			return fmt.Errorf("guest %s may not migrate: this host serves a fixed map of guests (%s, [guests])", id, file.Path)
+		}
+		return nil
+	})
 }
 
 // warn logs what a person should know of a configuration.

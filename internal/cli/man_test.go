@@ -40,7 +40,10 @@ func TestEveryFlagOfHostdStandsInItsManual(t *testing.T) {
 	seen := 0
 	var walk func(c *cobra.Command, path string)
 	walk = func(c *cobra.Command, path string) {
-		for _, flag := range regexp.MustCompile(`(?m)^ .*--([a-z-]+)`).FindAllStringSubmatch(c.LocalFlags().FlagUsages(), -1) {
+		if c.Hidden {
+			return
+		}
+		for _, flag := range regexp.MustCompile(`(?m)^ +(?:-[a-z], )?--([a-z-]+)`).FindAllStringSubmatch(c.LocalFlags().FlagUsages(), -1) {
 			seen++
 			if !strings.Contains(sections[path], "\n.It Fl -"+flag[1]+"\n") && !strings.Contains(sections[path], "\n.It Fl -"+flag[1]+" ") {
 				t.Errorf("%s: --%s does not stand under its command", path, flag[1])

@@ -43,6 +43,7 @@ type daemon struct {
 	answerer   *answerer
 	challenges *challenges
 	drops      *drops
+	reports    *reportLimit
 	log        *slog.Logger
 	work       context.Context // of the requests; ends when they must
 	requests   sync.WaitGroup

@@ -86,7 +86,7 @@ func (d *daemon) openMulticast(l Listener) (*multicast, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := newMulticast(conn, l, d.log, d.drops)
+	m, err := newMulticast(conn, l, d.log)
 	if err != nil {
 		conn.Close()
 		return nil, err

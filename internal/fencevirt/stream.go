@@ -94,7 +94,8 @@ func (e *stream) handle(conn net.Conn, place *place, from Requester) error {
 	}
 	defer done()
 	s := session{daemon: d, conn: conn, place: place, history: e.history}
-	return s.serve(l.cfg, key, r, from)
+	_, err = s.serve(l.cfg, key, r, from)
+	return err
 }
 
 // peer says who is at the other end.

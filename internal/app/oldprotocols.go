@@ -89,13 +89,15 @@ func oldProtocols(ctx context.Context, o HostdOptions, file conf.File, driver hy
 		return part{}, err
 	}
 	standalone(o, file, driver)
+	file.Server.Version = o.Version
 	server, err := serve(file.Server, driver, o.Log)
 	if err != nil {
 		return part{}, err
 	}
 	o.Log.Info("the fence_virt protocols are served", "component", "app", "config", file.Path, "listeners", len(file.Server.Listeners))
 	return part{
-		name: "fence_virt protocols", run: server.Run, close: server.Close,
+		name: "fence_virt protocols", close: server.Close,
+		run: func(ctx context.Context) error { return runWithStatus(ctx, server, o.Log) },
 		reload: func() error {
 			next, err := o.Load()
 			if err != nil {
@@ -105,9 +107,28 @@ func oldProtocols(ctx context.Context, o HostdOptions, file conf.File, driver hy
 			if fmt.Sprint(next.URIs) != fmt.Sprint(file.URIs) {
 				return errors.New("other hypervisor URIs need a restart")
 			}
+			next.Server.Version = o.Version
 			return server.Reload(next.Server)
 		},
 	}, nil
+}
+
+// runWithStatus runs a server, and tells `ringfence doctor` about it meanwhile.
+func runWithStatus(ctx context.Context, server FenceVirtServer, log *slog.Logger) error {
+	teller, ok := server.(interface{ Status() fencevirt.Status })
+	if !ok {
+		return server.Run(ctx)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	telling := make(chan struct{})
+	go func() {
+		defer close(telling)
+		fencevirt.ServeStatus(ctx, teller, log)
+	}()
+	err := server.Run(ctx)
+	cancel()
+	<-telling
+	return err
 }
 
 // FenceVirt is the ServeFenceVirt of what ships.

@@ -18,6 +18,7 @@ import (
 	"ringfence/internal/fencevirt"
 	"ringfence/internal/fencevirt/conf"
 	"ringfence/internal/hypervisor"
+	"ringfence/internal/hypervisor/mem"
 )
 
 // lister is a hypervisor that does not answer before a time.
@@ -89,6 +90,7 @@ func TestABadFileKeepsTheOldOne(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error)
 	go func() { ended <- runParts(ctx, parts) }()
+	said := []string{<-server.said} // it runs
 	go func() { reloadParts(ctx, o, parts); ended <- nil }()
 	again := func(text string) {
 		write(text)
@@ -110,7 +112,6 @@ func TestABadFileKeepsTheOldOne(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	var said []string
 	for len(server.said) > 0 {
 		said = append(said, <-server.said)
 	}
@@ -170,4 +171,44 @@ func TestWaitsForTheHypervisor(t *testing.T) {
 			t.Errorf("the end: %v after %s", err, d)
 		}
 	})
+}
+
+// TestDoctorCanAskWhatIsServed while the server runs, and no longer.
+func TestDoctorCanAskWhatIsServed(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "f.toml")
+	if err := os.WriteFile(path, []byte("[[listener]]\nkind = \"tcp\"\naddress = \"127.0.0.1\"\nport = 1\nkey = [{hash = \"none\", auth = \"none\"}]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	o := HostdOptions{Load: func() (conf.File, error) { return conf.Read(path) }, Version: "v9", Log: slog.New(slog.DiscardHandler)}
+	file, err := o.Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	file.Server.Listeners[0].Port = 0 // any
+	old, err := oldProtocols(t.Context(), o, file, mem.New("boot"), FenceVirt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- old.run(ctx) }()
+	var status fencevirt.Status
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if status, err = fencevirt.AskStatus(t.Context()); err == nil {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal(err)
+		}
+	}
+	if status.PID != os.Getpid() || status.Version != "v9" || len(status.Listeners) != 1 || status.Listeners[0].Where != path+":1" {
+		t.Errorf("%+v", status)
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if _, err := fencevirt.AskStatus(t.Context()); err == nil {
+		t.Error("it is answered after its end")
+	}
 }

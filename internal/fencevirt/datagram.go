@@ -53,6 +53,8 @@ type datagram struct {
 
 func (e *datagram) addr() net.Addr { return e.socket.addr() }
 
+func (e *datagram) describe() (*settings, map[int]string) { return e.get(), e.socket.joinedOn() }
+
 func (e *datagram) close() { e.socket.close() }
 
 func (e *datagram) idle() { e.limits.evictAll() }

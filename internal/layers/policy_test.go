@@ -27,7 +27,7 @@ var packages = []struct {
 	{"internal/cli", shell},
 	{"internal/daemon", shell},
 	{"internal/demo/...", shell},
-	{"internal/doctor", shell},
+	{"internal/doctor/...", shell},
 	{"internal/lab", shell},
 	{"internal/layers", shell},
 	{"internal/nodeapi", shell},

@@ -9,7 +9,7 @@
 //
 //	0    176  a request, as of package xvm
 //	176    8  "RFPROBE1"
-//	184   16  nonce, drawn anew for each probe
+//	184   16  nonce, drawn anew for each request
 //	200  824  zeros
 //
 // Two reports of at most 512 bytes each may answer it, so that whoever forges the
@@ -73,7 +73,8 @@ const (
 	nonceAt     = xvm.RequestSize + len(probeMagic)
 )
 
-// Nonce tells probes apart, and a report to one from a forged one.
+// Nonce tells the probes of one request from others, and a report to them from a
+// forged one.
 type Nonce [NonceSize]byte
 
 // AppendProbe makes a probe of a signed request of xvm.RequestSize bytes, and

@@ -26,12 +26,12 @@ type doctorFlags struct {
 	keyFile, group, hash, auth, at string
 	port                           uint16
 	wait                           time.Duration
-	asJSON                         bool
+	tcp, asJSON                    bool
 }
 
 // Flags that belong to one side.
 var (
-	ofGuest = []string{"key-file", "group", "port", "hash", "auth", "host", "wait"}
+	ofGuest = []string{"key-file", "group", "port", "hash", "auth", "host", "wait", "tcp"}
 	ofHost  = []string{"config"}
 )
 
@@ -45,7 +45,8 @@ func (a *app) doctorCmd() *cobra.Command {
 it. Nothing is changed, and no guest is touched.
 
 On a guest it goes the way of fence_xvm, with the same settings, and stops at the
-first broken leg. With --host it can tell more where multicast is silent. On a host
+first broken leg. With --host it can tell more where multicast is silent; with --tcp it
+goes the way of fence_virt by TCP. On a host
 it looks at everything: configuration, interfaces, firewall, bridges, libvirt, and
 what the running daemon dropped. Best run as root on both, the guest first.
 
@@ -80,6 +81,7 @@ else at the guest. The exit code is 0 when no leg is broken, 1 when one is.`,
 	c.Flags().StringVar(&f.auth, "auth", xvm.HashSHA256.String(), "on a guest: how the call back is authenticated")
 	c.Flags().StringVar(&f.at, "host", "", "on a guest: address or name of the host, to ask it by unicast")
 	c.Flags().DurationVar(&f.wait, "wait", doctor.DefaultWait, "on a guest: how long silence is waited out")
+	c.Flags().BoolVar(&f.tcp, "tcp", false, "on a guest: ask --host by TCP, as fence_virt does, and not by multicast")
 	c.Flags().StringVar(&f.config, "config", "", "on a host: hostd.toml or fence_virt.conf (default: the first of "+strings.Join(doctor.DefaultConfigs(), ", ")+")")
 	complete(c, "on", sideGuest, sideHost)
 	for _, name := range []string{"hash", "auth"} {
@@ -116,11 +118,18 @@ func (a *app) examine(c *cobra.Command, f doctorFlags) (doctor.Diagnosis, error)
 		err = errors.New("--port 0: want 1 to 65535")
 	case len(f.target) > xvm.NameLimitBytes:
 		err = fmt.Errorf("--guest: the name has %d bytes, at most %d are allowed", len(f.target), xvm.NameLimitBytes)
+	case f.tcp && f.at == "":
+		err = errors.New("--tcp needs --host")
+	case f.tcp && c.Flags().Changed("group"):
+		err = errors.New("--group is for multicast, not for --tcp")
 	case f.wait < time.Second || f.wait > time.Minute:
 		err = fmt.Errorf("--wait %v: want 1s to 1m", f.wait)
 	}
 	if err != nil {
 		return doctor.Diagnosis{}, usageError(c, err)
+	}
+	if f.tcp {
+		return doctor.GuestTCP(c.Context(), o), nil
 	}
 	return doctor.Guest(c.Context(), o), nil
 }

@@ -79,7 +79,7 @@ func TestEveryFlagAndLegOfDoctorStandsInItsManual(t *testing.T) {
 	_, legs, _ := strings.Cut(text, "\n.Sh LEGS OF A GUEST\n")
 	guest, rest, _ := strings.Cut(legs, "\n.Sh LEGS OF A HOST\n")
 	host, _, _ := strings.Cut(rest, "\n.Sh ")
-	for section, want := range map[string][]string{guest: doctor.GuestLegs(), host: doctor.HostLegs()} {
+	for section, want := range map[string][]string{guest: append(doctor.GuestLegs(), doctor.LegConnect), host: doctor.HostLegs()} {
 		var got []string
 		for _, m := range regexp.MustCompile(`(?m)^\.It (.*)$`).FindAllStringSubmatch(section, -1) {
 			got = append(got, m[1])

@@ -17,6 +17,14 @@ const cDaemon = "/usr/sbin/fence_virtd"
 // runC starts the C daemon on br0 with libvirt's test driver, whose guest is "test".
 func runC(t *testing.T, key, lines string) (config string) {
 	t.Helper()
+	config = cConfig(t, key, "multicast", `interface = "br0"; `+lines)
+	startC(t, config, fencevirt.KindMulticast)
+	return config
+}
+
+// cConfig writes a configuration of the C daemon with one listener.
+func cConfig(t *testing.T, key, listener, lines string) (path string) {
+	t.Helper()
 	if _, err := os.Stat(cDaemon); err != nil {
 		t.Skipf("SKIPPED: needs %s of Debian's package fence-virtd; as root, make test installs it", cDaemon)
 	}
@@ -24,14 +32,18 @@ func runC(t *testing.T, key, lines string) (config string) {
 	if found, _ := filepath.Glob("/usr/lib/*/fence-virt"); len(found) > 0 {
 		modules = found[0]
 	}
-	dir := t.TempDir()
-	config = filepath.Join(dir, "fence_virt.conf")
-	text := fmt.Sprintf(`fence_virtd { listener = "multicast"; backend = "libvirt"; module_path = "%s"; }
-listeners { multicast { key_file = "%s"; interface = "br0"; %s } }
+	path = filepath.Join(t.TempDir(), "fence_virt.conf")
+	text := fmt.Sprintf(`fence_virtd { listener = "%s"; backend = "libvirt"; module_path = "%s"; }
+listeners { %s { key_file = "%s"; %s } }
 backends { libvirt { uri = "test:///default"; } }
-`, modules, keyFile(t, key), lines)
-	must(t, os.WriteFile(config, []byte(text), 0o600))
-	cmd := exec.Command(cDaemon, "-F", "-f", config, "-p", filepath.Join(dir, "pid"))
+`, listener, modules, listener, keyFile(t, key), lines)
+	must(t, os.WriteFile(path, []byte(text), 0o600))
+	return path
+}
+
+func startC(t *testing.T, config string, kind fencevirt.Kind) {
+	t.Helper()
+	cmd := exec.Command(cDaemon, "-F", "-f", config, "-p", filepath.Join(filepath.Dir(config), "pid"))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	must(t, cmd.Start())
 	t.Cleanup(func() {
@@ -41,10 +53,9 @@ backends { libvirt { uri = "test:///default"; } }
 		_ = cmd.Wait() // how it ended is not what is tested
 	})
 	eventually(t, "the C daemon listens", func() bool {
-		_, taken := owner(fencevirt.Listener{Kind: fencevirt.KindMulticast, Port: 1229})
+		_, taken := owner(fencevirt.Listener{Kind: kind, Port: 1229})
 		return taken
 	})
-	return config
 }
 
 // TestWithTheCDaemonDoctorSaysWhatItCanTell: it does not answer probes, and serves

@@ -2,7 +2,7 @@
 // its host (the fence_virt protocols) is broken, and says what mends it. Package cli
 // calls it for `ringfence doctor`; nothing else does.
 //
-// On a guest (Guest) it goes along the way as a request does, asks the daemon what
+// On a guest (Guest, GuestTCP) it goes along the way as a request does, asks the daemon what
 // became of its packets, and stops at the first broken leg: what lies behind cannot
 // be seen. On a host (Host) it looks at everything.
 //

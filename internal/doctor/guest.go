@@ -273,15 +273,13 @@ func (g *guest) target(ctx context.Context) bool {
 	case !x.got:
 		return g.fail(LegCallBack, "the first request was answered, and the second was not", "try again; if it stays so, the network loses packets")
 	case x.result == xvm.ResultDenied:
-		return g.fail(LegPermission, fmt.Sprintf("this guest may not deal with %s, or no such guest is there", g.o.Target),
-			"on the host: put an address of this guest and "+g.o.Target+" into one group of the configuration; `ringfence hostd explain` says what holds")
+		return g.denied()
 	}
 	g.ok(LegPermission, "this guest may deal with "+g.o.Target)
 	r, told := x.first(xvmdiag.StageEnded)
 	switch {
 	case told && r.Outcome == xvmdiag.OutcomeNoGuest:
-		return g.fail(LegGuest, g.o.Target+" is not on the host that answers",
-			"name the guest as its host does (virsh list --all), by name or UUID (pcmk_host_map); it may have moved to another host")
+		return g.absent()
 	case x.result == xvm.ResultOK:
 		g.ok(LegGuest, g.o.Target+" is there, and is on")
 	case x.result == xvm.ResultOff && told:
@@ -292,4 +290,14 @@ func (g *guest) target(ctx context.Context) bool {
 		return g.fail(LegHypervisor, fmt.Sprintf("the daemon cannot say whether %s is on", g.o.Target), "see the daemon's log on the host")
 	}
 	return true
+}
+
+func (g *guest) denied() bool {
+	return g.fail(LegPermission, fmt.Sprintf("this guest may not deal with %s, or no such guest is there", g.o.Target),
+		"on the host: put an address of this guest and "+g.o.Target+" into one group of the configuration; `ringfence hostd explain` says what holds")
+}
+
+func (g *guest) absent() bool {
+	return g.fail(LegGuest, g.o.Target+" is not on the host that answers",
+		"name the guest as its host does (virsh list --all), by name or UUID (pcmk_host_map); it may have moved to another host")
 }

@@ -124,7 +124,7 @@ func (g *guest) astray(r xvmdiag.Report) bool {
 	return g.fail(LegSnooping, detail, fix)
 }
 
-func named(i xvmdiag.Interface) string {
+func withPrefix(i xvmdiag.Interface) string {
 	if !i.Prefix.IsValid() {
 		return i.Name
 	}
@@ -145,13 +145,13 @@ func (g *guest) interfaceUnused(r xvmdiag.Report, at xvmdiag.Interface) bool {
 	var joined []string
 	for _, i := range r.Interfaces {
 		if i.Joined {
-			joined = append(joined, named(i))
+			joined = append(joined, withPrefix(i))
 		}
 	}
 	if len(joined) == 0 {
 		joined = []string{"none"}
 	}
-	return g.fail(LegInterface, fmt.Sprintf("packets from here reach the host by %s, and the daemon takes the group on %s only", named(at), strings.Join(joined, ", ")),
+	return g.fail(LegInterface, fmt.Sprintf("packets from here reach the host by %s, and the daemon takes the group on %s only", withPrefix(at), strings.Join(joined, ", ")),
 		fmt.Sprintf("add %s to interfaces (interface in a fence_virt.conf) of the daemon's listener, or leave it out to take all", at.Name))
 }
 

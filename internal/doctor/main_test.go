@@ -179,6 +179,7 @@ type guestJob struct {
 	Hold      uint16
 	Query     bool
 	Doctor    *GuestOptions
+	TCP       bool
 }
 
 type guestResult struct {
@@ -224,6 +225,9 @@ func guestMain(r io.Reader, w io.Writer) error {
 
 func (j guestJob) do(result *guestResult) error {
 	switch {
+	case j.Doctor != nil && j.TCP:
+		result.Diagnosis = GuestTCP(context.Background(), *j.Doctor)
+		return nil
 	case j.Doctor != nil:
 		result.Diagnosis = Guest(context.Background(), *j.Doctor)
 		return nil

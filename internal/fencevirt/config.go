@@ -55,7 +55,7 @@ type Listener struct {
 	Dir string
 	// PortName is the name of the port of virtio inside of the guest.
 	PortName string
-	// NoDiagnosis keeps multicast and udp from saying what became of a datagram, to
+	// NoDiagnosis keeps multicast, udp and tcp from saying what became of a request, to
 	// guests that ask for a diagnosis (package xvmdiag).
 	NoDiagnosis bool
 }

@@ -44,19 +44,21 @@ func (p *probe) verified(key Key) {
 	p.fits = 1 + slices.IndexFunc(p.l.Keys, func(k Key) bool { return k.Name == key.Name && string(k.Secret) == string(key.Secret) })
 }
 
-func (p *probe) refused(err error) {
-	outcome := xvmdiag.OutcomeSenseless
+func (p *probe) refused(err error) { p.arrived(refusalOf(err)) }
+
+// refusalOf is the outcome of a request that was not taken.
+func refusalOf(err error) xvmdiag.Outcome {
 	switch {
 	case errors.Is(err, xvm.ErrWeakHash):
-		outcome = xvmdiag.OutcomeWeakHash
+		return xvmdiag.OutcomeWeakHash
 	case errors.Is(err, xvm.ErrHash):
-		outcome = xvmdiag.OutcomeNoHash
+		return xvmdiag.OutcomeNoHash
 	case errors.Is(err, xvm.ErrNoKey):
-		outcome = xvmdiag.OutcomeNoKey
+		return xvmdiag.OutcomeNoKey
 	case errors.Is(err, xvm.ErrDigest):
-		outcome = xvmdiag.OutcomeDigest
+		return xvmdiag.OutcomeDigest
 	}
-	p.arrived(outcome)
+	return xvmdiag.OutcomeSenseless
 }
 
 func (p *probe) arrived(outcome xvmdiag.Outcome) {
@@ -104,16 +106,39 @@ func (p *probe) report(r xvmdiag.Report) {
 	if p == nil || !p.e.daemon.reports.allow(p.from.source.Addr()) {
 		return
 	}
-	r.Nonce, r.Fits, r.ToGroup, r.Source, r.Version = p.nonce, p.fits, p.from.toGroup, unmapped(p.from.source), p.l.cfg.Version
-	r.Kind, r.Address, r.Port = xvmdiag.KindMulticast, p.l.Address, p.l.Port
-	if p.l.Kind == KindUDP {
-		r.Kind = xvmdiag.KindUDP
-	}
-	for _, k := range p.l.Keys {
-		r.Keys = append(r.Keys, xvmdiag.Key{Fingerprint: xvmdiag.FingerprintOf(k.Secret), Hash: k.Hash, Auth: k.Auth})
-	}
+	r.Nonce, r.Fits, r.ToGroup, r.Source = p.nonce, p.fits, p.from.toGroup, unmapped(p.from.source)
+	p.l.facts(&r)
 	r.Interfaces = describe(p.e.socket.joinedOn(), p.from, p.l.Address)
 	_ = p.e.socket.reply(r.Append(nil), p.from.source)
+}
+
+// facts tells of the listener.
+func (s *settings) facts(r *xvmdiag.Report) {
+	r.Kind = map[Kind]xvmdiag.ListenerKind{KindMulticast: xvmdiag.KindMulticast, KindUDP: xvmdiag.KindUDP, KindTCP: xvmdiag.KindTCP}[s.Kind]
+	r.Address, r.Port, r.Version = s.Address, s.Port, s.cfg.Version
+	for _, k := range s.Keys {
+		r.Keys = append(r.Keys, xvmdiag.Key{Fingerprint: xvmdiag.FingerprintOf(k.Secret), Hash: k.Hash, Auth: k.Auth})
+	}
+}
+
+// explain tells a client by TCP why its request was not taken, if its challenge asks
+// for that. It takes no longer than the request may have taken.
+func (e *stream) explain(conn net.Conn, l *settings, why error) {
+	if l.Kind != KindTCP || l.NoDiagnosis {
+		return
+	}
+	var challenge [xvm.ChallengeSize]byte
+	if _, err := io.ReadFull(conn, challenge[:]); err != nil {
+		return
+	}
+	nonce, ok := xvmdiag.ParseChallenge(challenge)
+	source := conn.RemoteAddr().(*net.TCPAddr).AddrPort()
+	if !ok || !e.daemon.reports.allow(source.Addr()) {
+		return
+	}
+	r := xvmdiag.Report{Nonce: nonce, Stage: xvmdiag.StageArrived, Outcome: refusalOf(why), Source: unmapped(source)}
+	l.facts(&r)
+	_, _ = conn.Write(r.Append(nil)) // who asked asks again
 }
 
 func unmapped(a netip.AddrPort) netip.AddrPort {

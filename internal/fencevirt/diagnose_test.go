@@ -2,6 +2,7 @@ package fencevirt
 
 import (
 	"crypto/rand"
+	"io"
 	"net"
 	"net/netip"
 	"testing"
@@ -231,5 +232,44 @@ func TestAReportSaysWhereTheGroupIsJoined(t *testing.T) {
 	r = p.want(t, p.send(t, packet), xvmdiag.StageArrived, xvmdiag.OutcomeInterface)
 	if !r.ToGroup || r.Interfaces[0].Name != "br2" || r.Interfaces[0].Joined || !r.Interfaces[0].Arrived {
 		t.Errorf("report %+v", r)
+	}
+}
+
+// TestByTCPAChallengeMayAskWhy a request was not taken.
+func TestByTCPAChallengeMayAskWhy(t *testing.T) {
+	quietly := tcpListener(strong(testKey))
+	quietly.NoDiagnosis = true
+	for _, l := range []Listener{tcpListener(strong(testKey)), quietly} {
+		s := start(t, Config{Listeners: []Listener{l}, Version: "v9"}, newHost(t, "a"))
+		c := clientOf("tcp", addrOf(t, s, "tcp"), xvm.OpStatus, "a")
+		c.Key = []byte("wrong")
+		packet, err := c.request().Append(nil, c.Key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var random [xvm.ChallengeSize]byte
+		rand.Read(random[:])
+		nonce := xvmdiag.Nonce{1, 2, 3}
+		for _, challenge := range [][xvm.ChallengeSize]byte{xvmdiag.ChallengeProbe(random, nonce), random} {
+			conn, err := net.Dial("tcp", c.To)
+			if err != nil {
+				t.Fatal(err)
+			}
+			conn.SetDeadline(time.Now().Add(clientTimeout))
+			conn.Write(append(packet, challenge[:]...))
+			got, _ := io.ReadAll(conn)
+			conn.Close()
+			_, asks := xvmdiag.ParseChallenge(challenge)
+			if !asks || l.NoDiagnosis {
+				if len(got) != 0 {
+					t.Errorf("an answer of %d bytes to whom nobody asked, or may tell", len(got))
+				}
+				continue
+			}
+			r, err := xvmdiag.ParseReport(got)
+			if err != nil || r.Nonce != nonce || r.Outcome != xvmdiag.OutcomeDigest || r.Kind != xvmdiag.KindTCP || len(r.Keys) != 1 || r.Version != "v9" {
+				t.Errorf("report %+v, %v", r, err)
+			}
+		}
 	}
 }

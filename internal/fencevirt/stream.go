@@ -76,6 +76,7 @@ func (e *stream) handle(conn net.Conn, place *place, from Requester) error {
 	}
 	key, err := verify(l.Listener, packet[:])
 	if err != nil {
+		e.explain(conn, l, err)
 		return err
 	}
 	r, err := xvm.ParseRequest(packet[:])

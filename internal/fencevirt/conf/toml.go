@@ -45,7 +45,7 @@ func tomlKeys(table string) []string {
 		"[[listener.key]]":              {"file", "hash", "auth", "group"},
 		"[[listener.key.group]]":        {"name", "from", "guests"},
 		"[[listener.group]]":            {"name", "from", "guests"},
-		string(fencevirt.KindTCP):       {"address", "port", "key"},
+		string(fencevirt.KindTCP):       {"address", "port", "diagnose", "key"},
 		string(fencevirt.KindUDP):       {"address", "port", "diagnose", "key"},
 		string(fencevirt.KindVsock):     {"port", "key"},
 		string(fencevirt.KindMulticast): {"address", "port", "interfaces", "diagnose", "key"},

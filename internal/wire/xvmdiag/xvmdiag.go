@@ -1,5 +1,5 @@
 // Package xvmdiag is the byte form of the diagnosis extension of the fence_virt
-// datagrams: a probe that a guest sends, and the reports that Ringfence's daemon
+// protocols: a probe that a guest sends, and the reports that Ringfence's daemon
 // sends back to where the probe came from. The server (internal/fencevirt) and
 // `ringfence doctor` use it; it knows no socket. No C program knows it:
 // fence_virtd cuts a datagram to its first 176 bytes, which are an ordinary request,
@@ -21,7 +21,7 @@
 //	24    1  stage: 1 when the probe arrived, 2 when its request has ended
 //	25    1  outcome
 //	26    1  result of the request, as of package xvm; 0 unless it was served
-//	27    1  kind of the listener: 1 multicast, 2 udp
+//	27    1  kind of the listener: 1 multicast, 2 udp, 3 tcp
 //	28   16  group or local address of the listener; IPv4 as ::ffff:a.b.c.d
 //	44    2  port of the listener, little-endian as everything
 //	46   18  address (16) and port (2) that the probe came from
@@ -34,7 +34,11 @@
 //	         its prefix (1), name (length 1, at most 15)
 //	 *    *  version (length 1, at most 40)
 //
-// Nothing may follow. Names and versions are printable ASCII, since a person sees
+// Over TCP a probe is the challenge of 64 bytes that follows a request, with magic,
+// nonce and 40 random bytes; to fence_virtd it is a challenge as any other. There one
+// report comes, in place of an answer, when the request was not taken.
+//
+// Nothing may follow a report. Names and versions are printable ASCII, since a person sees
 // them on a terminal. A report is not authenticated: whoever reads it acts on
 // nothing but its own screen.
 package xvmdiag
@@ -97,6 +101,24 @@ func ParseProbe(datagram []byte) (Nonce, bool) {
 	}
 	return Nonce(datagram[nonceAt : nonceAt+NonceSize]), true
 }
+
+// ChallengeProbe makes a probe of 64 random bytes, which become a challenge.
+func ChallengeProbe(random [xvm.ChallengeSize]byte, nonce Nonce) [xvm.ChallengeSize]byte {
+	copy(random[:], probeMagic)
+	copy(random[len(probeMagic):], nonce[:])
+	return random
+}
+
+// ParseChallenge returns the nonce of a challenge that is a probe; false: it is none.
+func ParseChallenge(challenge [xvm.ChallengeSize]byte) (Nonce, bool) {
+	if string(challenge[:len(probeMagic)]) != probeMagic {
+		return Nonce{}, false
+	}
+	return Nonce(challenge[len(probeMagic) : len(probeMagic)+NonceSize]), true
+}
+
+// IsReport reports whether the bytes begin as a report does.
+func IsReport(b []byte) bool { return bytes.HasPrefix(b, []byte(reportMagic)) }
 
 // Fingerprint lets two people see whether they have the same key, without showing
 // it.
@@ -162,6 +184,7 @@ type ListenerKind byte
 const (
 	KindMulticast ListenerKind = 1
 	KindUDP       ListenerKind = 2
+	KindTCP       ListenerKind = 3
 )
 
 // Key is a key of the listener.
@@ -297,7 +320,7 @@ func ParseReport(datagram []byte) (Report, error) {
 	switch {
 	case d.failed, len(d.rest) > 0, flags&^flagToGroup != 0, r.Fits > len(r.Keys),
 		r.Stage != StageArrived && r.Stage != StageEnded, r.Outcome >= outcomeEnd,
-		r.Kind != KindMulticast && r.Kind != KindUDP:
+		r.Kind < KindMulticast || r.Kind > KindTCP:
 		return Report{}, errReport
 	}
 	return r, nil

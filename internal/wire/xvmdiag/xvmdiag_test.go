@@ -106,7 +106,7 @@ func TestWhatIsCutOrChangedIsRefused(t *testing.T) {
 	}
 	for name, change := range map[string]func(b []byte){
 		"magic": func(b []byte) { b[0]++ }, "stage": func(b []byte) { b[24] = 3 }, "outcome": func(b []byte) { b[25] = byte(outcomeEnd) },
-		"kind": func(b []byte) { b[27] = 3 }, "flags": func(b []byte) { b[64] = 2 }, "fits": func(b []byte) { b[65] = 3 },
+		"kind": func(b []byte) { b[27] = 4 }, "flags": func(b []byte) { b[64] = 2 }, "fits": func(b []byte) { b[65] = 3 },
 		"keys": func(b []byte) { b[66] = KeyLimit + 1 }, "interfaces": func(b []byte) { b[79] = InterfaceLimit + 1 },
 		"prefix": func(b []byte) { b[97] = 33 }, "escape": func(b []byte) { b[len(b)-1] = 0x1b },
 	} {
@@ -127,6 +127,20 @@ func TestWhatIsCutOrChangedIsRefused(t *testing.T) {
 	}
 	if _, err := AppendProbe(nil, make([]byte, xvm.RequestSize-1), nonce); err == nil {
 		t.Error("a short request was taken")
+	}
+}
+
+func TestAChallengeMayBeAProbe(t *testing.T) {
+	random := [xvm.ChallengeSize]byte(bytes.Repeat([]byte{9}, xvm.ChallengeSize))
+	if _, ok := ParseChallenge(random); ok {
+		t.Error("an ordinary challenge was taken for a probe")
+	}
+	probe := ChallengeProbe(random, nonce)
+	if got, ok := ParseChallenge(probe); !ok || got != nonce || !bytes.Equal(probe[24:], random[24:]) || string(probe[:8]) != "RFPROBE1" {
+		t.Errorf("probe %x", probe)
+	}
+	if IsReport(probe[:]) || !IsReport(full().Append(nil)) || IsReport([]byte("RFREPLY")) {
+		t.Error("what is a report was mistaken")
 	}
 }
 

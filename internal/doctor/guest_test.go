@@ -8,10 +8,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"ringfence/internal/fencevirt/snoop"
 	"ringfence/internal/hypervisor/mem"
@@ -341,10 +343,15 @@ func TestACallBackThatDoesNotArrive(t *testing.T) {
 	})
 }
 
-// TestSomebodyElseCalls: a program without the key is faster than the daemon.
+// TestSomebodyElseCalls: a program without the key is faster than the daemon, whose
+// packets are held up.
 func TestSomebodyElseCalls(t *testing.T) {
 	g := network(t)
 	newStation(t, settings{})
+	nft(t, "table inet f { chain o { type filter hook output priority 0; tcp dport 1229 meta mark != 7 drop; }; }")
+	dialer := net.Dialer{Timeout: time.Second, Control: func(_, _ string, raw syscall.RawConn) error {
+		return raw.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, 7) })
+	}}
 	stop := make(chan struct{})
 	ended := make(chan struct{})
 	go func() {
@@ -355,7 +362,7 @@ func TestSomebodyElseCalls(t *testing.T) {
 				return
 			case <-time.After(2 * time.Millisecond):
 			}
-			conn, err := net.DialTimeout("tcp4", "10.77.0.11:1229", time.Second)
+			conn, err := dialer.Dial("tcp4", "10.77.0.11:1229")
 			if err != nil {
 				continue
 			}
@@ -366,7 +373,6 @@ func TestSomebodyElseCalls(t *testing.T) {
 		}
 	}()
 	defer func() { close(stop); <-ended }()
-	nft(t, "table inet f { chain o { type filter hook output priority 0; tcp dport 1229 meta mark 1 drop; }; }")
 	wantBroken(t, g.examine(t, client(t)), LegChallenge)
 }
 

@@ -1,13 +1,3 @@
-// Package fencevirt serves the fence_virt protocols on a host, as the C daemon
-// fence_virtd does, from which guests cannot tell it apart: multicast, unicast UDP,
-// TCP, vsock, serial lines and virtio channels, several at once. Package app gives
-// it a hypervisor driver and a Config; package conf reads the Config from
-// fence_virt.conf or from TOML.
-//
-// It keeps these rules: no client delays another one; a guest is resolved first,
-// and permission is by the guest and never by the string that was sent; a
-// hypervisor that does not answer makes a request fail within a bound, and nothing
-// that was not seen is ever said to be done; a status is never evidence (P13).
 package fencevirt
 
 import (

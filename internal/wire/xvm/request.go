@@ -33,10 +33,10 @@ type Request struct {
 }
 
 // Append appends the request to b, signed with the key unless Hash is HashNone.
-// It refuses a guest whose name does not fit.
+// It refuses a guest whose name does not fit or holds a NUL.
 func (r Request) Append(b []byte, key []byte) ([]byte, error) {
-	if len(r.Guest) > NameLimitBytes {
-		return nil, fmt.Errorf("guest %.20q…: the name has %d bytes, at most %d are allowed", r.Guest, len(r.Guest), NameLimitBytes)
+	if err := checkName(r.Guest); err != nil {
+		return nil, err
 	}
 	var p [RequestSize]byte
 	p[0], p[1], p[3] = byte(r.Op), byte(r.Hash), r.Flags
@@ -122,8 +122,8 @@ type SerialRequest struct {
 
 // Append appends the request to b.
 func (r SerialRequest) Append(b []byte) ([]byte, error) {
-	if len(r.Guest) > NameLimitBytes {
-		return nil, fmt.Errorf("guest %.20q…: the name has %d bytes, at most %d are allowed", r.Guest, len(r.Guest), NameLimitBytes)
+	if err := checkName(r.Guest); err != nil {
+		return nil, err
 	}
 	var p [SerialSize]byte
 	copy(p[:], Magic)

@@ -188,6 +188,17 @@ func text(field []byte) (string, error) {
 	return string(field[:n]), nil
 }
 
+// checkName refuses what would not come back from its field.
+func checkName(s string) error {
+	if len(s) > NameLimitBytes {
+		return fmt.Errorf("guest %.20q…: the name has %d bytes, at most %d are allowed", s, len(s), NameLimitBytes)
+	}
+	if strings.IndexByte(s, 0) >= 0 {
+		return fmt.Errorf("guest %q: a name cannot hold a NUL", s)
+	}
+	return nil
+}
+
 // put writes a string into a NUL padded field, cut to what fits.
 func put(field []byte, s string) { copy(field[:len(field)-1], s) }
 

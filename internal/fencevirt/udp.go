@@ -1,0 +1,22 @@
+package fencevirt
+
+import (
+	"context"
+	"net"
+)
+
+// udp is the socket of unicast requests.
+type udp struct{ conn *net.UDPConn }
+
+func (s *udp) read(buffer []byte) (int, arrival, error) {
+	n, source, err := s.conn.ReadFromUDPAddrPort(buffer)
+	return n, arrival{source, source.Addr().Zone()}, err
+}
+
+func (s *udp) follow(context.Context) {}
+
+func (s *udp) apply(Listener) {}
+
+func (s *udp) addr() net.Addr { return s.conn.LocalAddr() }
+
+func (s *udp) close() { s.conn.Close() }

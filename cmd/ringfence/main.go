@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"log/slog"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"ringfence/internal/cli"
 	"ringfence/internal/cluster"
 	"ringfence/internal/demo"
+	"ringfence/internal/fencevirt/conf"
 	"ringfence/internal/hypervisor/proc"
 	"ringfence/internal/lab"
 	"ringfence/internal/resource/proctree"
@@ -53,7 +55,15 @@ func run() int {
 			})
 		},
 		RunHostd: func(ctx context.Context, o cli.HostdOptions) error {
-			return app.RunHostd(ctx, app.HostdOptions(o), nil)
+			return app.RunHostd(ctx, app.HostdOptions(o))
+		},
+		ExplainHostd: func(ctx context.Context, file conf.File, from, to string) ([]cli.HostdRuling, error) {
+			rulings, err := app.ExplainHostd(ctx, file, from, to, slog.New(slog.DiscardHandler))
+			out := make([]cli.HostdRuling, 0, len(rulings))
+			for _, r := range rulings {
+				out = append(out, cli.HostdRuling(r))
+			}
+			return out, err
 		},
 		Recover: func(ctx context.Context, o cli.RecoverOptions) (cli.Recovered, error) {
 			done, err := app.Recover(ctx, app.RecoverOptions(o))

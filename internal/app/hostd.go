@@ -13,6 +13,7 @@ import (
 	"ringfence/internal/fencevirt/conf"
 	"ringfence/internal/hostd/server"
 	"ringfence/internal/hypervisor"
+	"ringfence/internal/hypervisor/libvirt"
 	"ringfence/internal/hypervisor/proc"
 )
 
@@ -23,7 +24,10 @@ type HostdOptions struct {
 	Data         string
 	Driver       string // one of DriverNames
 	DriverConfig string // file with the driver's settings, JSON
-	Version      string
+	// URIs are the connections of the libvirt driver, in place of a file; none: those
+	// that Load names.
+	URIs    []string
+	Version string
 	// Load reads the configuration of the fence_virt protocols, at start and at each
 	// reload; nil: they are not served.
 	Load func() (conf.File, error)
@@ -39,7 +43,7 @@ type HostdOptions struct {
 }
 
 // DriverNames lists the hypervisor drivers that hostd can run with.
-func DriverNames() []string { return []string{"proc"} }
+func DriverNames() []string { return []string{"libvirt", "proc"} }
 
 // part is a server of hostd that was opened.
 type part struct {
@@ -50,9 +54,9 @@ type part struct {
 }
 
 // RunHostd runs the daemon of a host until ctx ends: the native API, the old
-// protocols with serve, or both on one driver. It starts wholly or not at all.
-// Guests are not touched by its end.
-func RunHostd(ctx context.Context, o HostdOptions, serve ServeFenceVirt) error {
+// protocols, or both on one driver. It starts wholly or not at all. Guests are not
+// touched by its end.
+func RunHostd(ctx context.Context, o HostdOptions) error {
 	var file conf.File
 	if o.Load != nil {
 		var err error
@@ -60,13 +64,16 @@ func RunHostd(ctx context.Context, o HostdOptions, serve ServeFenceVirt) error {
 			return err
 		}
 		warn(file, o.Log)
+		if len(o.URIs) == 0 && o.DriverConfig == "" {
+			o.URIs = file.URIs
+		}
 	}
 	driver, closeDriver, err := openDriver(ctx, o)
 	if err != nil {
 		return err
 	}
 	defer closeDriver()
-	parts, err := openParts(ctx, o, file, driver, serve)
+	parts, err := openParts(ctx, o, file, driver, serveFenceVirt)
 	if err != nil {
 		return err
 	}
@@ -88,7 +95,7 @@ func RunHostd(ctx context.Context, o HostdOptions, serve ServeFenceVirt) error {
 }
 
 // openParts opens what is to be served, or nothing.
-func openParts(ctx context.Context, o HostdOptions, file conf.File, driver hypervisor.Driver, serve ServeFenceVirt) (parts []part, err error) {
+func openParts(ctx context.Context, o HostdOptions, file conf.File, driver hypervisor.Driver, serve serveFunc) (parts []part, err error) {
 	if o.Data == "" && len(file.Server.Listeners) == 0 {
 		return nil, errors.New("there is nothing to serve: no host directory, which `ringfence hostd init` makes, and no listener in the configuration")
 	}
@@ -156,23 +163,64 @@ func reloadParts(ctx context.Context, o HostdOptions, parts []part) {
 const driverConfigLimitBytes = 1 << 20
 
 func openDriver(ctx context.Context, o HostdOptions) (hypervisor.Driver, func(), error) {
-	if o.Driver != "proc" {
-		return nil, nil, fmt.Errorf("no hypervisor driver %q: allowed are %s", o.Driver, strings.Join(DriverNames(), ", "))
+	switch o.Driver {
+	case "proc":
+		var config proc.Config
+		if err := readDriverConfig(o, &config); err != nil {
+			return nil, nil, err
+		}
+		driver, err := proc.New(ctx, config, o.Log)
+		if err != nil {
+			return nil, nil, err
+		}
+		return driver, driver.Close, nil
+	case "libvirt":
+		return openLibvirt(o)
 	}
+	return nil, nil, fmt.Errorf("no hypervisor driver %q: allowed are %s", o.Driver, strings.Join(DriverNames(), ", "))
+}
+
+// openLibvirt opens the connections that flags or the file name, by default that
+// of a host with KVM. A hypervisor on another machine is refused with the native API:
+// what is seen of its guests from here proves nothing, and hostd signs what it sees.
+func openLibvirt(o HostdOptions) (hypervisor.Driver, func(), error) {
+	config := libvirt.Config{URIs: o.URIs}
+	if o.Data != "" { // without the native API nobody would write a new place down
+		config.HookSocket = libvirt.DefaultHookSocket
+	}
+	if o.DriverConfig != "" {
+		if len(o.URIs) > 0 {
+			return nil, nil, errors.New("--uri and --driver-config: the connections stand in one of them")
+		}
+		config = libvirt.Config{}
+		if err := readDriverConfig(o, &config); err != nil {
+			return nil, nil, err
+		}
+	}
+	if len(config.URIs) == 0 {
+		config.URIs = []string{libvirt.DefaultURI}
+	}
+	driver, err := libvirt.New(config, o.Log)
+	if err != nil {
+		return nil, nil, err
+	}
+	if driver.Remote() && o.Data != "" {
+		driver.Close()
+		return nil, nil, errors.New("a libvirt URI leads to another machine: hostd must run on the host whose guests it speaks for")
+	}
+	return driver, driver.Close, nil
+}
+
+func readDriverConfig(o HostdOptions, config any) error {
 	f, err := os.Open(o.DriverConfig)
 	if err != nil {
-		return nil, nil, fmt.Errorf("settings of the %s driver: %w", o.Driver, err)
+		return fmt.Errorf("settings of the %s driver: %w", o.Driver, err)
 	}
 	defer f.Close()
 	decoder := json.NewDecoder(io.LimitReader(f, driverConfigLimitBytes))
 	decoder.DisallowUnknownFields()
-	var config proc.Config
-	if err := decoder.Decode(&config); err != nil {
-		return nil, nil, fmt.Errorf("settings of the %s driver in %s: %w", o.Driver, o.DriverConfig, err)
+	if err := decoder.Decode(config); err != nil {
+		return fmt.Errorf("settings of the %s driver in %s: %w", o.Driver, o.DriverConfig, err)
 	}
-	driver, err := proc.New(ctx, config, o.Log)
-	if err != nil {
-		return nil, nil, err
-	}
-	return driver, driver.Close, nil
+	return nil
 }

@@ -12,8 +12,8 @@ import (
 	"ringfence/internal/hypervisor"
 )
 
-// FenceVirtServer serves the fence_virt protocols; it has opened all its sockets.
-type FenceVirtServer interface {
+// fenceVirtServer is a fencevirt.Server; it has opened all its sockets.
+type fenceVirtServer interface {
 	Run(ctx context.Context) error
 	// Reload takes another configuration, or leaves all as it is with an error.
 	Reload(cfg fencevirt.Config) error
@@ -21,8 +21,16 @@ type FenceVirtServer interface {
 	Close() error
 }
 
-// ServeFenceVirt opens every listener of a configuration, or none and says why.
-type ServeFenceVirt func(cfg fencevirt.Config, driver hypervisor.Driver, log *slog.Logger) (FenceVirtServer, error)
+// serveFunc opens every listener of a configuration, or none and says why.
+type serveFunc func(cfg fencevirt.Config, driver hypervisor.Driver, log *slog.Logger) (fenceVirtServer, error)
+
+func serveFenceVirt(cfg fencevirt.Config, driver hypervisor.Driver, log *slog.Logger) (fenceVirtServer, error) {
+	server, err := fencevirt.New(cfg, driver, log)
+	if err != nil {
+		return nil, err // a nil *Server would not be nil
+	}
+	return server, nil
+}
 
 // Bounds of the first question to the hypervisor: how long it may take, with short
 // pauses, for a driver connects while it starts; and the pause before the next with
@@ -80,10 +88,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 }
 
 // oldProtocols is the part of hostd that serves the fence_virt protocols.
-func oldProtocols(ctx context.Context, o HostdOptions, file conf.File, driver hypervisor.Driver, serve ServeFenceVirt) (part, error) {
-	if serve == nil {
-		return part{}, errors.New("this build does not serve the fence_virt protocols")
-	}
+func oldProtocols(ctx context.Context, o HostdOptions, file conf.File, driver hypervisor.Driver, serve serveFunc) (part, error) {
 	if err := awaitHypervisor(ctx, driver, file.WaitForInit, o.Log); err != nil {
 		return part{}, err
 	}

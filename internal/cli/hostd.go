@@ -21,7 +21,7 @@ import (
 const fileLimitBytes = 64 << 10
 
 func (a *app) hostdCmd() *cobra.Command {
-	commands := []*cobra.Command{a.hostdInitCmd(), a.hostdAllowCmd(), a.hostdExportCmd(), a.hostdRunCmd(), a.hostdConfigCmd()}
+	commands := []*cobra.Command{a.hostdInitCmd(), a.hostdAllowCmd(), a.hostdExportCmd(), a.hostdRunCmd(), a.hostdConfigCmd(), a.hostdHooksCmd(), a.hostdHookCmd()}
 	if a.ExplainHostd != nil {
 		commands = append(commands, a.hostdExplainCmd())
 	}
@@ -169,6 +169,7 @@ whatever becomes of the witness; SIGTERM lets the witness leave first.`,
 		},
 	}
 	c.Flags().StringVar(&o.Driver, "driver", "", "hypervisor: "+strings.Join(a.Drivers, ", ")+" (required)")
+	c.Flags().StringSliceVar(&o.URIs, "uri", nil, "libvirt URI of this host's hypervisor, with --driver libvirt; repeat it for more (default qemu:///system)")
 	c.Flags().StringVar(&o.DriverConfig, "driver-config", "", "file with the driver's own settings")
 	c.Flags().StringVar(&config, "config", "", "fence_virt.conf or hostd.toml; serves the protocols of fence_virt too")
 	c.Flags().StringVar(&o.Witness, "witness", "", "data directory of a witness to run in this process too")

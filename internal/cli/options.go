@@ -25,10 +25,11 @@ type NodeOptions struct {
 
 // HostdOptions are the settings of `ringfence hostd run`.
 type HostdOptions struct {
-	Data         string // host directory, made by hostd init; "": no native API
-	Driver       string // one of Deps.Drivers
-	DriverConfig string // file of the driver; "" for none
-	Version      string // told to clusters
+	Data         string   // host directory, made by hostd init; "": no native API
+	Driver       string   // one of Deps.Drivers
+	DriverConfig string   // file of the driver; "" for none
+	URIs         []string // connections of the libvirt driver; none: those of Load, or the driver's own default
+	Version      string   // told to clusters
 	// Load reads the configuration of the fence_virt protocols; nil: they are not
 	// served.
 	Load func() (conf.File, error)

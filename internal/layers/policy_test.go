@@ -66,7 +66,8 @@ var packages = []struct {
 // testOnly are the conformance suites and the test harnesses: nothing that ships
 // may import them.
 var testOnly = []string{
-	"internal/chaos", "internal/hypervisor/hypervisortest", "internal/resource/resourcetest", "internal/sim/simrun", "internal/store/storetest",
+	"internal/chaos", "internal/hypervisor/hypervisortest", "internal/libvirt/libvirtlab", "internal/libvirt/libvirttest",
+	"internal/resource/resourcetest", "internal/sim/simrun", "internal/store/storetest",
 }
 
 // The pure layers (vocabulary and core) import nothing but their own kind and

@@ -46,7 +46,7 @@ func testKilled(t *testing.T, h *host) {
 	life := h.on(t, h.a)
 	events := h.watch(t)
 	h.Kill(t, h.a)
-	h.wantEnd(t, events, life, hypervisor.ReasonDestroyed)
+	h.wantEnd(t, events, life, h.Killed)
 }
 
 func testShutdown(t *testing.T, h *host) {
@@ -84,7 +84,7 @@ func testEndOnce(t *testing.T, h *host) {
 		t.Fatalf("off of the killed guest: %v", err)
 	}
 	second := h.on(t, h.a) // a fence between the ends: nothing of the first comes behind it
-	ended := hypervisor.Event{Guest: h.a, Life: life, Kind: hypervisor.EventEnded, Reason: hypervisor.ReasonDestroyed}
+	ended := hypervisor.Event{Guest: h.a, Life: life, Kind: hypervisor.EventEnded, Reason: h.Killed}
 	started := hypervisor.Event{Guest: h.a, Life: second, Kind: hypervisor.EventStarted, Reason: hypervisor.ReasonBooted}
 	h.off(t, h.a, second)
 	last := hypervisor.Event{Guest: h.a, Life: second, Kind: hypervisor.EventEnded, Reason: hypervisor.ReasonDestroyed}

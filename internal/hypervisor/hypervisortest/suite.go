@@ -8,6 +8,7 @@
 package hypervisortest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"testing"
@@ -31,6 +32,9 @@ type Fixture struct {
 	// Kill ends the running guest behind the driver's back, as kill -9 of its
 	// hypervisor process does.
 	Kill func(t *testing.T, id cluster.GuestID)
+	// Killed is the reason with which the end of a killed guest is told; "" is
+	// destroyed.
+	Killed hypervisor.Reason
 	// Shutdown makes the running guest power itself off; nil skips its case.
 	Shutdown func(t *testing.T, id cluster.GuestID)
 	// Gone reports, without the driver, that nothing of the guest is left: no
@@ -39,7 +43,8 @@ type Fixture struct {
 	// Progress counts something that the running guest does all the time.
 	Progress func(t *testing.T, id cluster.GuestID) uint64
 	// Reachable reports whether the guest answers on its network. It may take
-	// as long as a careful prober would wait for an answer.
+	// as long as a careful prober would wait for an answer. Nil: the guests have
+	// no network, and nothing is judged of it.
 	Reachable func(t *testing.T, id cluster.GuestID) bool
 }
 
@@ -82,6 +87,7 @@ func Run(t *testing.T, harness Harness) {
 			if len(fixture.Guests) < 2 {
 				t.Fatalf("the harness has %d guests, the suite needs 2", len(fixture.Guests))
 			}
+			fixture.Killed = cmp.Or(fixture.Killed, hypervisor.ReasonDestroyed)
 			c.run(t, &host{Fixture: fixture, a: fixture.Guests[0].ID, b: fixture.Guests[1].ID})
 		})
 	}

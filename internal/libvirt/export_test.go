@@ -1,0 +1,8 @@
+package libvirt
+
+// For tests outside of the package.
+var (
+	ReadMessage = readMessage
+	SSHArgs     = URI.sshArgs
+	Sockets     = URI.sockets
+)

@@ -21,9 +21,7 @@ import (
 const fileLimitBytes = 64 << 10
 
 func (a *app) hostdCmd() *cobra.Command {
-	commands := []*cobra.Command{
-		a.hostdInitCmd(), a.hostdAllowCmd(), a.hostdExportCmd(), a.hostdRunCmd(), a.hostdConfigCmd(), a.hostdHooksCmd(), a.hostdHookCmd(),
-	}
+	commands := []*cobra.Command{a.hostdInitCmd(), a.hostdAllowCmd(), a.hostdExportCmd(), a.hostdRunCmd(), a.hostdConfigCmd(), a.hostdHooksCmd(), a.hostdHookCmd()}
 	if a.ExplainHostd != nil {
 		commands = append(commands, a.hostdExplainCmd())
 	}

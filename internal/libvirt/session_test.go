@@ -425,6 +425,35 @@ func TestHostileBytesEndTheSession(t *testing.T) {
 	}
 }
 
+// An answer that is cut off at any byte is no answer.
+func TestACutOffAnswerIsNone(t *testing.T) {
+	body := binary.BigEndian.AppendUint32(nil, 4)
+	whole := virnet.Message{
+		Program: virnet.ProgramRemote, Version: 1, Proc: virnet.ProcHostname, Type: virnet.TypeReply, Serial: 4, Body: append(body, "fake"...),
+	}.Append(nil)
+	for n := range whole {
+		synctest.Test(t, func(t *testing.T) {
+			fake := libvirttest.New(t)
+			s := started(t, fake)
+			fake.Hook(func(c libvirttest.Call) libvirttest.Answer {
+				return libvirttest.Answer{Hang: c.Proc == virnet.ProcHostname}
+			})
+			done := make(chan error)
+			go func() {
+				_, err := s.Hostname(t.Context())
+				done <- err
+			}()
+			synctest.Wait()
+			fake.Raw(whole[:n])
+			synctest.Wait()
+			fake.Drop()
+			if err := <-done; !errors.Is(err, libvirt.ErrLost) {
+				t.Errorf("after %d of %d bytes: %v", n, len(whole), err)
+			}
+		})
+	}
+}
+
 // A length is no reason to allocate: what promises 32 MiB and sends 16 bytes costs
 // one small buffer.
 func TestALengthAloneAllocatesLittle(t *testing.T) {

@@ -131,6 +131,10 @@ func (a *app) hostdRunCmd() *cobra.Command {
 SIGHUP makes it read again which clusters may deal with which guests. When it
 ends, guests go on.
 
+With --driver libvirt it speaks for the guests of this host's libvirt connections:
+--uri names them, else they are those of qemu:///system. It must run on that host
+itself, as root. Let guests migrate only where ` + "`ringfence hostd hooks install`" + ` was run.
+
 With --witness it also runs a witness, made by ` + "`ringfence witness join`" + `: a voter
 without services, best on a host that carries no other voter. hostd goes on
 whatever becomes of the witness; SIGTERM lets the witness leave first.`,

@@ -120,6 +120,13 @@ type conditions struct {
 	slow  time.Duration // how much longer each answer takes
 }
 
+// whole reports whether nothing is wrong.
+func (c *conditions) whole() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.lag == 0 && c.at == 0 && c.lost == 0 && c.slow == 0
+}
+
 // mend ends all that is wrong.
 func (c *conditions) mend() {
 	c.mu.Lock()

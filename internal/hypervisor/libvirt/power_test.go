@@ -141,6 +141,14 @@ func TestRevertsAreToldOnceAndRestoresAreNone(t *testing.T) {
 	f.want(events, "vm2", life+"2", "started/restored")
 	s.Change("vm2", func(*libvirttest.Guest) {}, libvirttest.Lifecycle(lv.Resumed, lv.ResumedFromSnapshot))
 	f.want(events, "vm2", life+"2", "started/from snapshot") // old libvirts load it into the process that runs
+
+	f.qemu("vm3")
+	s.Add(libvirttest.Guest{Name: "vm3", State: lv.StateRunning})
+	f.settle("vm3")
+	cold := f.life("vm3")
+	events = f.watch()
+	s.Change("vm3", func(*libvirttest.Guest) {}, libvirttest.Lifecycle(lv.Resumed, lv.ResumedFromSnapshot))
+	f.want(events, "vm3", cold, "started/from snapshot")
 }
 
 func TestWhatHappensInsideALife(t *testing.T) {

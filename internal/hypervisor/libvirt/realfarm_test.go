@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -212,9 +213,31 @@ func TestTwentyRealGuests(t *testing.T) {
 		return err
 	})
 	f.wantAlive(func(n int) bool { return n != 8 && n != 9 })
+	f.qemuHangs()
 	f.libvirtdDies()
 	f.revert()
 	f.leakedStamp()
+}
+
+// qemuHangs: a QEMU that does nothing any more is ended all the same, in time.
+func (f *farm) qemuHangs() {
+	pid := f.qemuOf(f.id(17))
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		f.t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(f.t.Context(), 15*time.Second) // what hostd gives to off
+	defer cancel()
+	if err := f.off(ctx, 17); err != nil {
+		f.t.Errorf("off of a guest whose QEMU hangs: %v", err)
+	}
+	if f.qemuOf(f.id(17)) != 0 {
+		f.t.Error("its process is there")
+	}
+	life, err := f.On(f.t.Context(), f.id(17))
+	if err != nil {
+		f.t.Error(err)
+	}
+	f.lives[17] = life
 }
 
 // libvirtdDies: guests and driver outlive libvirtd; what ends meanwhile is told

@@ -126,8 +126,7 @@ func (d *Driver) Off(ctx context.Context, id cluster.GuestID, life cluster.LifeI
 	// From here on its end is what is told of it, not that a migration failed.
 	f.h.guest(f.dom).set(func() { f.run.ending = true })
 	// A process that is killed at the source proves nothing about the target.
-	err = f.abortLeaving(ctx)
-	if err == nil {
+	if _, err = f.abortLeaving(ctx); err == nil {
 		err = f.destroy(ctx)
 	}
 	if err != nil {

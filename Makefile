@@ -10,6 +10,7 @@ PKGS     ?= ./...
 RUNS     ?= 20
 SEEDS    ?= 20000
 FUZZTIME ?= 60s
+FUZZALL  ?=
 DURATION ?= 10m
 SEED     ?=
 
@@ -65,14 +66,14 @@ sim-coverage: need-go ## Print how much of node and hostd a few hundred simulate
 	@scripts/coverage bin/sim.cover
 
 sim-mutants: need-go ## Take guards out of the code, one at a time, and see whether simulated clusters notice
-	@go run ./internal/sim/simrun -mutants $(or $(MUTANT),.)
+	@go run ./internal/sim/simrun -mutants '$(or $(MUTANT),.)'
 
 bench: build ## Repeat the scenarios of the demo RUNS times and write doc/performance.md
 	@scripts/demo-needs
 	bin/ringfence bench --runs $(RUNS) --out doc/performance.md
 
-fuzz: need-go ## Fuzz every fuzz target for FUZZTIME
-	@scripts/fuzz $(FUZZTIME)
+fuzz: need-go ## Fuzz every fuzz target for FUZZTIME, or all of them together for FUZZALL seconds
+	@scripts/fuzz $(if $(FUZZALL),--all $(FUZZALL),$(FUZZTIME))
 
 chaos: need-go ## Let a cluster live under random faults for DURATION and judge it; SEED repeats them
 	@scripts/demo-needs

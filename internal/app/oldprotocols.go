@@ -13,17 +13,27 @@ import (
 	"ringfence/internal/hypervisor"
 )
 
-// FenceVirtServer serves the fence_virt protocols; it has opened all its sockets.
-type FenceVirtServer interface {
+// fenceVirtServer is a fencevirt.Server; it has opened all its sockets.
+type fenceVirtServer interface {
 	Run(ctx context.Context) error
 	// Reload takes another configuration, or leaves all as it is with an error.
 	Reload(cfg fencevirt.Config) error
 	// Close ends a server that is not run.
 	Close() error
+	// Status says what is open and what was dropped.
+	Status() fencevirt.Status
 }
 
-// ServeFenceVirt opens every listener of a configuration, or none and says why.
-type ServeFenceVirt func(cfg fencevirt.Config, driver hypervisor.Driver, log *slog.Logger) (FenceVirtServer, error)
+// serveFunc opens every listener of a configuration, or none and says why.
+type serveFunc func(cfg fencevirt.Config, driver hypervisor.Driver, log *slog.Logger) (fenceVirtServer, error)
+
+func serveFenceVirt(cfg fencevirt.Config, driver hypervisor.Driver, log *slog.Logger) (fenceVirtServer, error) {
+	server, err := fencevirt.New(cfg, driver, log)
+	if err != nil {
+		return nil, err // a nil *Server would not be nil
+	}
+	return server, nil
+}
 
 // Bounds of the first question to the hypervisor: how long it may take, with short
 // pauses, for a driver connects while it starts; and the pause before the next with
@@ -81,10 +91,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 }
 
 // oldProtocols is the part of hostd that serves the fence_virt protocols.
-func oldProtocols(ctx context.Context, o HostdOptions, file conf.File, driver hypervisor.Driver, serve ServeFenceVirt) (part, error) {
-	if serve == nil {
-		return part{}, errors.New("this build does not serve the fence_virt protocols")
-	}
+func oldProtocols(ctx context.Context, o HostdOptions, file conf.File, driver hypervisor.Driver, serve serveFunc) (part, error) {
 	if err := awaitHypervisor(ctx, driver, file.WaitForInit, o.Log); err != nil {
 		return part{}, err
 	}
@@ -97,7 +104,7 @@ func oldProtocols(ctx context.Context, o HostdOptions, file conf.File, driver hy
 	o.Log.Info("the fence_virt protocols are served", "component", "app", "config", file.Path, "listeners", len(file.Server.Listeners))
 	return part{
 		name: "fence_virt protocols", close: server.Close,
-		run: func(ctx context.Context) error { return runWithStatus(ctx, server, o.Log) },
+		run: func(ctx context.Context) error { return runWithStatus(ctx, server, fencevirt.StatusSocket, o.Log) },
 		reload: func() error {
 			next, err := o.Load()
 			if err != nil {
@@ -114,26 +121,17 @@ func oldProtocols(ctx context.Context, o HostdOptions, file conf.File, driver hy
 }
 
 // runWithStatus runs a server, and tells `ringfence doctor` about it meanwhile.
-func runWithStatus(ctx context.Context, server FenceVirtServer, log *slog.Logger) error {
-	teller, ok := server.(interface{ Status() fencevirt.Status })
-	if !ok {
-		return server.Run(ctx)
-	}
+func runWithStatus(ctx context.Context, server fenceVirtServer, socket string, log *slog.Logger) error {
 	ctx, cancel := context.WithCancel(ctx)
 	telling := make(chan struct{})
 	go func() {
 		defer close(telling)
-		fencevirt.ServeStatus(ctx, teller, log)
+		fencevirt.ServeStatus(ctx, socket, server, log)
 	}()
 	err := server.Run(ctx)
 	cancel()
 	<-telling
 	return err
-}
-
-// FenceVirt is the ServeFenceVirt of what ships.
-func FenceVirt(cfg fencevirt.Config, driver hypervisor.Driver, log *slog.Logger) (FenceVirtServer, error) {
-	return fencevirt.New(cfg, driver, log)
 }
 
 // standalone has the hypervisor refuse that a guest of a fixed map comes here from

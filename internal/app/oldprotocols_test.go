@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -53,6 +54,8 @@ func (s *oldServer) Reload(cfg fencevirt.Config) error {
 	return s.refuses
 }
 
+func (s *oldServer) Status() fencevirt.Status { return fencevirt.Status{} }
+
 func (s *oldServer) Close() error {
 	s.said <- "close"
 	return nil
@@ -82,7 +85,7 @@ func TestABadFileKeepsTheOldOne(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	serve := func(fencevirt.Config, hypervisor.Driver, *slog.Logger) (FenceVirtServer, error) { return server, nil }
+	serve := func(fencevirt.Config, hypervisor.Driver, *slog.Logger) (fenceVirtServer, error) { return server, nil }
 	parts, err := openParts(t.Context(), o, file, &lister{}, serve)
 	if err != nil || len(parts) != 1 {
 		t.Fatal(parts, err)
@@ -133,7 +136,7 @@ func TestStartsWhollyOrNotAtAll(t *testing.T) {
 	o := HostdOptions{
 		Load: func() (conf.File, error) { return conf.File{}, nil }, Data: filepath.Join(t.TempDir(), "none"), Log: slog.New(slog.DiscardHandler),
 	}
-	serve := func(fencevirt.Config, hypervisor.Driver, *slog.Logger) (FenceVirtServer, error) { return server, nil }
+	serve := func(fencevirt.Config, hypervisor.Driver, *slog.Logger) (fenceVirtServer, error) { return server, nil }
 	if _, err := openParts(t.Context(), o, conf.File{}, &lister{}, serve); err == nil {
 		t.Fatal("a host directory that is missing is no fault")
 	}
@@ -175,40 +178,34 @@ func TestWaitsForTheHypervisor(t *testing.T) {
 
 // TestDoctorCanAskWhatIsServed while the server runs, and no longer.
 func TestDoctorCanAskWhatIsServed(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "f.toml")
-	if err := os.WriteFile(path, []byte("[[listener]]\nkind = \"tcp\"\naddress = \"127.0.0.1\"\nport = 1\nkey = [{hash = \"none\", auth = \"none\"}]\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	o := HostdOptions{Load: func() (conf.File, error) { return conf.Read(path) }, Version: "v9", Log: slog.New(slog.DiscardHandler)}
-	file, err := o.Load()
+	cfg := fencevirt.Config{Version: "v9", Listeners: []fencevirt.Listener{{
+		Kind: fencevirt.KindTCP, Where: "f:1", Address: netip.MustParseAddr("127.0.0.1"), Keys: []fencevirt.Key{{}},
+	}}}
+	server, err := serveFenceVirt(cfg, mem.New("boot"), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
-	file.Server.Listeners[0].Port = 0 // any
-	old, err := oldProtocols(t.Context(), o, file, mem.New("boot"), FenceVirt)
-	if err != nil {
-		t.Fatal(err)
-	}
+	socket := fmt.Sprintf("@ringfence/test-%d", os.Getpid())
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- old.run(ctx) }()
+	go func() { ended <- runWithStatus(ctx, server, socket, slog.New(slog.DiscardHandler)) }()
 	var status fencevirt.Status
 	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		if status, err = fencevirt.AskStatus(t.Context()); err == nil {
+		if status, err = fencevirt.AskStatus(t.Context(), socket); err == nil {
 			break
 		}
 		if time.Now().After(end) {
 			t.Fatal(err)
 		}
 	}
-	if status.PID != os.Getpid() || status.Version != "v9" || len(status.Listeners) != 1 || status.Listeners[0].Where != path+":1" {
+	if status.PID != os.Getpid() || status.Version != "v9" || len(status.Listeners) != 1 || status.Listeners[0].Where != "f:1" {
 		t.Errorf("%+v", status)
 	}
 	cancel()
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
-	if _, err := fencevirt.AskStatus(t.Context()); err == nil {
+	if _, err := fencevirt.AskStatus(t.Context(), socket); err == nil {
 		t.Error("it is answered after its end")
 	}
 }

@@ -85,7 +85,7 @@ func (s *station) run(cfg fencevirt.Config) {
 	go func() { ended <- server.Run(ctx) }()
 	go func() {
 		defer close(told)
-		fencevirt.ServeStatus(ctx, server, log)
+		fencevirt.ServeStatus(ctx, fencevirt.StatusSocket, server, log)
 	}()
 	s.t.Cleanup(func() {
 		cancel()
@@ -95,7 +95,7 @@ func (s *station) run(cfg fencevirt.Config) {
 		<-told
 	})
 	eventually(s.t, "the daemon tells its status", func() bool {
-		_, err := fencevirt.AskStatus(context.Background())
+		_, err := fencevirt.AskStatus(context.Background(), fencevirt.StatusSocket)
 		return err == nil
 	})
 }

@@ -81,7 +81,7 @@ func Host(ctx context.Context, o HostOptions) Diagnosis {
 		return h.diagnosis()
 	}
 	h.keys()
-	h.status, h.asked = fencevirt.AskStatus(ctx)
+	h.status, h.asked = fencevirt.AskStatus(ctx, fencevirt.StatusSocket)
 	if h.interfaces() && h.sockets() {
 		h.membership()
 		h.snooping()

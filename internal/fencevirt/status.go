@@ -18,10 +18,10 @@ import (
 	"ringfence/internal/wire/xvmdiag"
 )
 
-// statusSocket is where a daemon tells `ringfence doctor` on its host about itself:
+// StatusSocket is where a daemon tells `ringfence doctor` on its host about itself:
 // an abstract socket, which belongs to the network namespace as the listeners do,
 // and leaves no file behind. Both ends look at who is at the other one.
-const statusSocket = "@ringfence/fence_virt"
+const StatusSocket = "@ringfence/fence_virt"
 
 const (
 	statusTimeout = 2 * time.Second
@@ -105,11 +105,12 @@ func compareWhere(a, b string) int {
 	return 0
 }
 
-// ServeStatus tells whoever asks on this host, as the user that the daemon runs as
-// or as root, what the server is doing. It returns when ctx ends; without the socket
+// ServeStatus tells whoever asks at the socket, which is StatusSocket but in tests,
+// as the user that the daemon runs as or as root, what the server is doing. It
+// returns when ctx ends; without the socket
 // it logs why and returns, since a daemon fences as well without it.
-func ServeStatus(ctx context.Context, s interface{ Status() Status }, log *slog.Logger) {
-	ln, err := net.Listen("unix", statusSocket)
+func ServeStatus(ctx context.Context, socket string, s interface{ Status() Status }, log *slog.Logger) {
+	ln, err := net.Listen("unix", socket)
 	if err != nil {
 		log.Warn("`ringfence doctor` on this host cannot ask the daemon", "component", "fencevirt", "err", err)
 		return
@@ -148,11 +149,11 @@ func tellStatus(conn net.Conn, status Status) error {
 }
 
 // AskStatus asks the daemon that serves the fence_virt protocols on this host, in
-// this network namespace. The error says when there is none.
-func AskStatus(ctx context.Context) (Status, error) {
+// this network namespace, at its StatusSocket. The error says when there is none.
+func AskStatus(ctx context.Context, socket string) (Status, error) {
 	var status Status
 	dialer := net.Dialer{Timeout: statusTimeout}
-	conn, err := dialer.DialContext(ctx, "unix", statusSocket)
+	conn, err := dialer.DialContext(ctx, "unix", socket)
 	if err != nil {
 		return status, fmt.Errorf("ask the daemon of this host: %w", err)
 	}

@@ -16,7 +16,7 @@ import (
 // TestTheDaemonTellsItsHostWhatItDoes over a socket of the namespace.
 func TestTheDaemonTellsItsHostWhatItDoes(t *testing.T) {
 	needNamespace(t)
-	if _, err := AskStatus(t.Context()); err == nil {
+	if _, err := AskStatus(t.Context(), StatusSocket); err == nil {
 		t.Fatal("somebody answers who is not there")
 	}
 	bridge(t, "br1", "10.77.1.1/24")
@@ -26,7 +26,7 @@ func TestTheDaemonTellsItsHostWhatItDoes(t *testing.T) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		ServeStatus(ctx, s, quiet())
+		ServeStatus(ctx, StatusSocket, s, quiet())
 	}()
 	var got Status
 	var err error
@@ -41,7 +41,7 @@ func TestTheDaemonTellsItsHostWhatItDoes(t *testing.T) {
 		sendRaw(t, c.To, newParty(t).packet(t, c))
 	}
 	eventually(t, "the daemon tells of three drops", func() bool {
-		got, err = AskStatus(t.Context())
+		got, err = AskStatus(t.Context(), StatusSocket)
 		return err == nil && len(got.Drops) == 1 && got.Drops[0].Count == 3
 	})
 	key := []KeyStatus{{"key", xvmdiag.FingerprintOf([]byte(testKey)).String()}}
@@ -57,10 +57,10 @@ func TestTheDaemonTellsItsHostWhatItDoes(t *testing.T) {
 		t.Error(diff)
 	}
 	// A second daemon goes on without the socket.
-	ServeStatus(t.Context(), s, quiet())
+	ServeStatus(t.Context(), StatusSocket, s, quiet())
 	cancel()
 	<-ended
-	if _, err := AskStatus(t.Context()); err == nil {
+	if _, err := AskStatus(t.Context(), StatusSocket); err == nil {
 		t.Error("it is answered after its end")
 	}
 }

@@ -12,7 +12,7 @@ import (
 const (
 	// seeRetry is the pause before a guest that could not be identified is looked
 	// at again.
-	seeRetry = 500 * time.Millisecond
+	seeRetry = 2 * time.Second
 	// leavingPoll is the pause between two looks at a migration away from here:
 	// libvirt announces none that comes to nothing.
 	leavingPoll = 200 * time.Millisecond
@@ -24,6 +24,7 @@ const (
 // event does what one event asks for. Like all that follows here it runs in the
 // guest's worker.
 func (g *guest) event(ctx context.Context, e lv.Event) {
+	g.h.log.Debug("event of libvirt", "guest", g.id, "kind", e.Kind, "lifecycle", e.Lifecycle, "detail", e.Detail)
 	switch e.Kind {
 	case lv.LifecycleEvent:
 		g.lifecycle(ctx, e)
@@ -147,12 +148,22 @@ func (g *guest) suspended(ctx context.Context, e lv.Event) {
 		g.leave(r) // the target runs it; what is here is a rest that it still reads
 		g.set(func() { r.left = true })
 		g.tell(r, hypervisor.EventEnded, hypervisor.ReasonMigrated)
-	case e.Detail == lv.SuspendedFromSnapshot && r.resumed:
+	case e.Detail == lv.SuspendedFromSnapshot && (r.resumed || !r.image):
 		g.reverted(r) // an old memory image was loaded into the process as it runs
 		g.set(func() { r.paused = true })
+	case e.Detail == lv.SuspendedPaused && g.isSaving(ctx, r):
 	default:
 		g.paused(r, pauseReason(e.Detail))
 	}
+}
+
+// isSaving: a save pauses the guest first, and says no more than that somebody
+// did. If it fails the guest resumes.
+func (g *guest) isSaving(ctx context.Context, r *run) bool {
+	look, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	state, why, err := g.h.client.State(look, r.dom)
+	return err == nil && (state == lv.StatePaused && why == lv.PausedSave || state == lv.StateShutoff && why == lv.ShutoffSaved)
 }
 
 func pauseReason(d lv.Detail) hypervisor.Reason {
@@ -187,9 +198,15 @@ func (g *guest) resumedBy(ctx context.Context, e lv.Event) {
 	case r == nil || r.left:
 	case r.arriving:
 		g.set(func() { r.resumed = true })
-		g.arrived(ctx, e.Domain, func(*run) {})
+		g.arrived(ctx, e.Domain, func(r *run) {
+			if e.Detail == lv.ResumedPostcopyFailed {
+				g.paused(r, hypervisor.ReasonFailed)
+			}
+		})
 	case !r.started:
-	case e.Lifecycle == lv.Resumed && e.Detail == lv.ResumedFromSnapshot && r.resumed:
+	case e.Lifecycle == lv.Resumed && e.Detail == lv.ResumedPostcopyFailed:
+		g.paused(r, hypervisor.ReasonFailed) // what it needs of its memory never came
+	case e.Lifecycle == lv.Resumed && e.Detail == lv.ResumedFromSnapshot && (r.resumed || !r.image):
 		g.reverted(r)
 		g.set(func() { r.paused = false })
 	default:

@@ -31,6 +31,8 @@ func isActive(s lv.State) bool { return s != lv.StateShutoff }
 
 func isPaused(s lv.State, why lv.Reason) bool {
 	switch s {
+	case lv.StateRunning: // it waits for memory that does not come
+		return why == lv.RunningPostcopyFailed
 	case lv.StatePMSuspended, lv.StateCrashed:
 		return true
 	case lv.StatePaused:
@@ -59,7 +61,8 @@ func (h *host) lookOnce(ctx context.Context, dom lv.Domain) (hypervisor.Guest, *
 	if err != nil {
 		return guest, nil, unavailable(err)
 	}
-	if !isActive(state) {
+	// Xen's crashed domains have no run any more, unless they are kept.
+	if !isActive(state) || state == lv.StateCrashed && h.uri.Driver == "xen" && dom.ID < 0 {
 		guest.State = hypervisor.StateOff
 		if h.uri.Driver == "xen" {
 			return guest, nil, nil
@@ -256,7 +259,7 @@ func (h *host) forget(domains []lv.Domain) {
 func (g *guest) idle() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.current == nil && len(g.former) == 0 && !g.working && g.last == ""
+	return g.current == nil && len(g.former) == 0 && !g.working
 }
 
 // found is a guest that was looked up.

@@ -12,7 +12,7 @@
 //	184   16  nonce, drawn anew for each request
 //	200  824  zeros
 //
-// Two reports of at most 512 bytes each may answer it, so that whoever forges the
+// Two reports of at most 448 bytes each may answer it, so that whoever forges the
 // source of a probe cannot have more bytes sent to somebody than it sent itself.
 // A report:
 //
@@ -58,7 +58,7 @@ import (
 // Sizes, in bytes.
 const (
 	ProbeSize       = 1024
-	ReportLimit     = 512
+	ReportLimit     = 448
 	NonceSize       = 16
 	FingerprintSize = 4
 )

@@ -76,7 +76,7 @@ func TestAReportComesBackAsItWas(t *testing.T) {
 }
 
 // TestNoReportIsLargerThanItsLimit is what keeps a forged probe from being worth
-// anything: two reports are not larger than one probe.
+// anything: two reports are not larger than one probe, with their headers.
 func TestNoReportIsLargerThanItsLimit(t *testing.T) {
 	r := full()
 	r.Version = strings.Repeat("v", 1000)
@@ -85,7 +85,8 @@ func TestNoReportIsLargerThanItsLimit(t *testing.T) {
 		r.Interfaces = append(r.Interfaces, Interface{Name: strings.Repeat("\n", 100), Prefix: netip.MustParsePrefix("fd77::1/64")})
 	}
 	b := r.Append(nil)
-	if len(b) > ReportLimit || 2*ReportLimit > ProbeSize {
+	const headers = 14 + 40 + 8 // of Ethernet, IPv6 and UDP
+	if len(b) > ReportLimit || 2*(ReportLimit+headers) > ProbeSize+headers {
 		t.Errorf("%d bytes", len(b))
 	}
 	got, err := ParseReport(b)

@@ -89,7 +89,7 @@ func (g *guest) keyFile() bool {
 	}
 	key, remark, err := readKey(o.KeyFile)
 	if err != nil {
-		return g.fail(LegKeyFile, err.Error(), "copy the key file of the host to "+o.KeyFile+", mode 0600, or name another one with --key-file")
+		return g.fail(LegKeyFile, err.Error(), unlessDenied(err, "copy the key file of the host to "+o.KeyFile+", mode 0600, or name another one with --key-file"))
 	}
 	g.key = key
 	if remark != "" {
@@ -97,6 +97,14 @@ func (g *guest) keyFile() bool {
 	}
 	g.ok(LegKeyFile, fmt.Sprintf("%s, %d bytes, fingerprint %v", o.KeyFile, len(key), xvmdiag.FingerprintOf(key)))
 	return true
+}
+
+// unlessDenied is the fix, unless this user alone is not let in.
+func unlessDenied(err error, fix string) string {
+	if strings.Contains(err.Error(), syscall.EACCES.Error()) {
+		return "run as root"
+	}
+	return fix
 }
 
 // readKey reads what counts of a key file, with a remark about it.

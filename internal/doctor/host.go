@@ -110,9 +110,9 @@ func (h *host) configuration() bool {
 			}
 		}
 		h.ok(LegConfiguration, path+" is well-formed")
-		return h.fail(LegKeys, err.Error(), "make the key once, 32 random bytes or more with mode 0600, and copy it to the guests")
+		return h.fail(LegKeys, err.Error(), unlessDenied(err, "make the key once, 32 random bytes or more with mode 0600, and copy it to the guests"))
 	case err != nil:
-		return h.fail(LegConfiguration, err.Error(), "name the configuration with --config")
+		return h.fail(LegConfiguration, err.Error(), unlessDenied(err, "name the configuration with --config"))
 	}
 	for _, w := range file.Warnings {
 		h.note(w.String())

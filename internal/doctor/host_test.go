@@ -1,11 +1,13 @@
 package doctor
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -148,5 +150,17 @@ func TestTheKernelsListsOfGroupsAreRead(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// TestWhoIsNotLetInIsToldToBeRoot: the namespaces of the tests have one user, so that
+// the errors are made by hand.
+func TestWhoIsNotLetInIsToldToBeRoot(t *testing.T) {
+	denied := fmt.Errorf("open key: %w", syscall.EACCES)
+	if got := unlessDenied(denied, "x"); got != "run as root" {
+		t.Error(got)
+	}
+	if got := unlessDenied(syscall.ENOENT, "x"); got != "x" {
+		t.Error(got)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"testing"
 	"time"
@@ -21,9 +22,11 @@ const Bridge = "br0"
 const upTimeout = 60 * time.Second
 
 // AddBridge makes the bridge on a host, with the host's own address on it, such
-// as "10.77.0.1/24".
+// as "10.77.0.1/24". It has a MAC address of its own: it would take a guest's, and
+// change it when that guest goes, so that neighbours lost the host for a while.
 func AddBridge(h *libvirtlab.Host, address string) {
-	h.Run("ip", "link", "add", Bridge, "type", "bridge")
+	last := netip.MustParsePrefix(address).Addr().As4()[3]
+	h.Run("ip", "link", "add", Bridge, "address", fmt.Sprintf("02:52:46:00:fe:%02x", last), "type", "bridge")
 	h.Run("ip", "link", "set", Bridge, "up")
 	h.Run("ip", "addr", "add", address, "dev", Bridge)
 }

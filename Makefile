@@ -27,7 +27,7 @@ PORTABLE := ./internal/hostd ./internal/hostd/hostdtest ./internal/hostd/journal
 # repository, or one that belongs to somebody else).
 VCS := $(shell git status >/dev/null 2>&1 && echo true || echo false)
 
-.PHONY: help build demo test check sim sim-coverage sim-mutants bench fuzz chaos clean need-go
+.PHONY: help build demo demo-vm test check sim sim-coverage sim-mutants bench fuzz chaos clean need-go
 
 help: ## Print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,10 @@ build: need-go ## Build bin/ringfence and bin/ringfence-agents, static binaries
 demo: build ## Show a cluster survive eight kinds of failure, in namespaces of its own (root or not)
 	@scripts/demo-needs
 	bin/ringfence demo
+
+demo-vm: need-go ## Show a cluster of real QEMU guests survive three of them; as root, it installs what it needs
+	@scripts/test-setup
+	go test -tags demovm -count=1 -v -timeout 15m -run '^TestDemo$$' ./internal/vmlab/demovm
 
 test: need-go ## Run all tests; as root it installs what they need, else it says what is skipped
 	@scripts/test-setup

@@ -32,6 +32,7 @@ var packages = []struct {
 	{"internal/layers", shell},
 	{"internal/nodeapi", shell},
 	{"internal/sim/...", shell},
+	{"internal/vmlab/...", shell},
 	{"internal/web", shell},
 	{"scripts/...", shell},
 
@@ -69,6 +70,7 @@ var packages = []struct {
 var testOnly = []string{
 	"internal/chaos", "internal/hypervisor/hypervisortest", "internal/libvirt/libvirtlab", "internal/libvirt/libvirttest",
 	"internal/resource/resourcetest", "internal/sim/simrun", "internal/store/storetest",
+	"internal/vmlab", "internal/vmlab/agent", "internal/vmlab/demovm", "internal/vmlab/guestinit",
 }
 
 // The pure layers (vocabulary and core) import nothing but their own kind and

@@ -46,7 +46,7 @@ demo-vm: need-go ## Show a cluster of real QEMU guests survive three of them; as
 
 test: need-go ## Run all tests; as root it installs what they need, else it says what is skipped
 	@scripts/test-setup
-	RINGFENCE_TEST_LONG=1 go run ./scripts/testlog $(if $(filter true,$(CI)),-no-skips) -limit 10m $(PKGS)
+	RINGFENCE_TEST_LONG=1 go run ./scripts/testlog $(if $(filter true,$(CI)),-no-skips) -limit 20m $(PKGS)
 
 check: need-go ## Check format, vet, portability, staticcheck, layers and go.mod; changes no file
 	@echo "gofumpt: what it would change"

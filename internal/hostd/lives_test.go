@@ -395,6 +395,22 @@ func TestALifeThatIsLostWithItsHost(t *testing.T) {
 		if diff := cmp.Diff([]Target{{g1, lifeA}}, b.kills()); diff != "" {
 			t.Errorf("kills: %s", diff)
 		}
+		// The kill may fail, or hostd may die before it: its cluster has recovered
+		// by now what that image runs.
+		for _, again := range []func(){func() {}, func() { b.run(boots2, false) }, func() { b.run("hb3", false) }} {
+			again()
+			b.told = nil
+			b.list(hypervisor.StateRunning, lifeA)
+			if diff := cmp.Diff([]Target{{g1, lifeA}}, b.kills()); diff != "" {
+				t.Errorf("kills once more: %s", diff)
+			}
+			if got := b.absences(); len(got) > 0 || b.state().Absences[lifeA].Seq != 0 {
+				t.Errorf("said to be absent while it runs: %+v", got)
+			}
+			if b.bind(lifeA, alpha); b.refused == nil {
+				t.Error("an image of a lost life could bind")
+			}
+		}
 	})
 	t.Run("a run that has listed the guests watches again", func(t *testing.T) {
 		b := newBench(t, false)

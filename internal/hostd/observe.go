@@ -59,21 +59,21 @@ func (l *Lives) reverted(ev hypervisor.Event) []Effect {
 func (l *Lives) sighted(guest cluster.GuestID, life cluster.LifeID, state hypervisor.GuestState) []Effect {
 	effects := l.view(hypervisor.Guest{ID: guest, Name: l.views[guest].Name, State: state, Life: life})
 	known := l.state().Lives[life]
+	f := fact{life: life, guest: guest, status: journal.Here}
 	switch {
 	case known.Status == journal.Ended:
 		l.log.Warn("an ended life is shown running; it will be destroyed", "guest", guest, "life", life)
 		return append(effects, Effect{Kill: &Target{Guest: guest, Life: life}})
-	case known.Reverted:
-		return append(effects, Effect{Kill: &Target{Guest: guest, Life: life}})
-	case known.Refused && known.Status != journal.Here && known.Status != journal.Leaving:
+	case known.Reverted, known.Refused && known.Status != journal.Here && known.Status != journal.Leaving:
 		l.log.Error("a life that is refused here is shown running; it will be destroyed", "guest", guest, "life", life)
 		effects = append(effects, Effect{Kill: &Target{Guest: guest, Life: life}})
-	case known.Status == journal.Leaving && !l.stayed[life]:
+		f.reverted = true // once more at each look: what came past its refusal is an old image
+	}
+	if known.Status == journal.Leaving && !l.stayed[life] {
 		return effects // it runs here until it has switched over
 	}
 	l.confirmed[life] = true
 	delete(l.stayed, life)
-	f := fact{life: life, guest: guest, status: journal.Here}
 	if _, denied := l.state().Absences[life]; denied {
 		f.arrival = l.nextArrival() // it came without asking: what was said of it does not hold any more
 	}

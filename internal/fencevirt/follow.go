@@ -118,6 +118,9 @@ func (f *follower) watch(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	f.mu.Lock()
+	clear(f.leaving) // what is on its way still is told once more
+	f.mu.Unlock()
 	if err := f.look(ctx); err != nil {
 		return err
 	}

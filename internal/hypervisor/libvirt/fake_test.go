@@ -447,6 +447,23 @@ func TestAnEndBehindAGapThatLeavesDoubtIsNone(t *testing.T) {
 	}
 }
 
+// A definition that a migration has left behind is told from a guest that is off,
+// also by a driver that was not there.
+func TestAGuestThatWentToAnotherHostHasDeparted(t *testing.T) {
+	s := libvirttest.New(t)
+	s.Add(libvirttest.Guest{Name: "vm1", Reason: lv.ShutoffMigrated})
+	s.Add(libvirttest.Guest{Name: "vm2", Reason: lv.ShutoffShutdown})
+	f := newFakes(t, s)
+	for name, want := range map[string]bool{"vm1": true, "vm2": false} {
+		if got, err := f.Departed(t.Context(), guestID(name)); got != want || err != nil {
+			t.Errorf("%s has departed: %v, error %v; want %v", name, got, err, want)
+		}
+	}
+	if _, err := f.Departed(t.Context(), guestID("vm3")); !errors.Is(err, hypervisor.ErrNoGuest) {
+		t.Errorf("a guest that is not there: %v", err)
+	}
+}
+
 func TestOneGuestInTwoConnections(t *testing.T) {
 	one, two := libvirttest.New(t), libvirttest.New(t)
 	f := newFakes(t, one, two)

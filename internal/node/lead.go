@@ -47,10 +47,10 @@ type leadership struct {
 	// planned is when the last plan was made, and away until when a gap before
 	// one counts.
 	planned, away time.Duration
-	// void is since when fence decisions are void; 0: the last plan had none that
-	// was. For long: it yields.
-	void   time.Duration
-	yields bool
+	// void is since when all fence decisions are void, and lastVoid when the last one
+	// was; void 0: none is.
+	void, lastVoid time.Duration
+	yields         bool
 }
 
 // leadLoop plans while this node leads, and claims the lead when the holder is
@@ -249,12 +249,13 @@ func (n *Node) planOnce(ctx context.Context, now time.Duration) time.Duration {
 // carryOut commits orders one after the other, since later ones may compare
 // what earlier ones wrote; it stops at the first that may not be repeated blindly.
 func (n *Node) carryOut(ctx context.Context, orders []plan.Order) (again bool) {
-	void := false
-	defer func() { n.noteVoid(void) }()
 	for _, o := range orders {
 		commitCtx, cancel := n.Clock.WithTimeout(ctx, commitTimeout)
 		rev, err := n.Store.Commit(commitCtx, store.Tx{Guards: o.Guards, Writes: o.Writes})
 		if err == nil {
+			if o.Kind == plan.OrderFence {
+				n.noteVoid(true)
+			}
 			n.Log.Info("order committed", "component", "lead", "epoch", n.epoch, "order", string(o.Kind), "subject", o.Subject, "text", o.Text, "revision", rev)
 			_ = n.Mirror.WaitFor(commitCtx, rev)
 			cancel()
@@ -266,25 +267,33 @@ func (n *Node) carryOut(ctx context.Context, orders []plan.Order) (again bool) {
 		if !errors.Is(err, store.ErrConflict) {
 			return true
 		}
-		void = void || o.Kind == plan.OrderFence
+		if o.Kind == plan.OrderFence {
+			n.noteVoid(false)
+		}
 	}
 	return again
 }
 
-// noteVoid notes whether a plan had a fence decision that was void.
-func (n *Node) noteVoid(void bool) {
-	switch {
-	case !void:
+// noteVoid notes what became of a fence decision. One that stands ends the doubt; a
+// plan without any does not: who sees the store late decides now and then only.
+func (n *Node) noteVoid(stands bool) {
+	now := n.Clock.Now()
+	if stands || now-n.lead.lastVoid > voidLimit {
 		n.lead.void = 0
-	case n.lead.void == 0:
-		n.lead.void = n.Clock.Now()
 	}
+	if stands {
+		return
+	}
+	if n.lead.void == 0 {
+		n.lead.void = now
+	}
+	n.lead.lastVoid = now
 }
 
 // tell publishes that the planner is alive, unless its fence decisions have been
 // void for long: then it lets another lead, as one that stands still (O-8).
 func (n *Node) tell(now time.Duration) {
-	yields := n.lead.void != 0 && now-n.lead.void > voidLimit
+	yields := n.lead.void != 0 && n.lead.lastVoid-n.lead.void > voidLimit && now-n.lead.lastVoid <= voidLimit
 	if yields && !n.lead.yields {
 		n.Log.Warn("fence decisions are void again and again: this leader sees the store too late, and another may lead", "component", "lead", "epoch", n.epoch)
 	}

@@ -386,6 +386,11 @@ func TestALifeThatIsLostWithItsHost(t *testing.T) {
 		b := newBench(t, false)
 		b.claimed()
 		b.run(boots2, false)
+		b.list(hypervisor.StateUnknown, "")
+		if got := b.absences(); len(got) > 0 {
+			t.Errorf("said to be absent though nobody could look: %+v", got)
+		}
+		b.list(hypervisor.StateOff, "")
 		b.wantUnknown(journal.Left)
 		got := b.absences()
 		if len(got) != 1 || !got[0].Restarted || !got[0].Final || got[0].Life != lifeA {
@@ -419,8 +424,43 @@ func TestALifeThatIsLostWithItsHost(t *testing.T) {
 		b.run(boots1, false)
 		b.list(hypervisor.StateRunning, lifeA)
 		b.run(boots2, false)
+		b.told = append(b.told, b.Listing(b.Mark(), nil)...) // the hypervisor has it no more
 		if got := b.absences(); len(got) != 1 || !got[0].Restarted {
 			t.Errorf("absences %+v, want one of a life that is lost", got)
+		}
+	})
+}
+
+// What hostd cannot say that of.
+func TestWhatIsNotLostWithItsHost(t *testing.T) {
+	t.Run("what was saved while hostd was dead is not lost", func(t *testing.T) {
+		b := newBench(t, false)
+		b.claimed()
+		b.run(boots2, false)
+		b.list(hypervisor.StateSaved, "")
+		b.list(hypervisor.StateSaved, "")
+		b.wantUnknown(journal.Left)
+		if got := b.absences(); len(got) > 0 {
+			t.Errorf("said to be absent: %+v", got)
+		}
+		if _, err := b.asks(); err != nil {
+			t.Errorf("its image may not come back: %v", err)
+		}
+	})
+	t.Run("what runs here is not lost, whatever the journal knows: it was restored from a backup, or the guest was", func(t *testing.T) {
+		for name, show := range map[string]func(b *bench){
+			"by listing": func(b *bench) { b.list(hypervisor.StateRunning, lifeA) },
+			"by event":   func(b *bench) { b.event(start, lifeA, hypervisor.ReasonRestored) },
+			"by binding": func(b *bench) { b.bind(lifeA, alpha) },
+		} {
+			b := newBench(t, false)
+			b.claimed()
+			b.run(boots2, false)
+			show(b)
+			b.list(hypervisor.StateRunning, lifeA)
+			if got, kills := b.absences(), b.kills(); len(got)+len(kills) > 0 || b.state().Lives[lifeA].Refused {
+				t.Errorf("%s: absences %+v, kills %+v of a life that runs", name, got, kills)
+			}
 		}
 	})
 	t.Run("a run that has listed nothing has not seen them", func(t *testing.T) {
@@ -429,6 +469,7 @@ func TestALifeThatIsLostWithItsHost(t *testing.T) {
 		b.stop()
 		b.run(boots1, false)
 		b.run(boots2, false)
+		b.list(hypervisor.StateOff, "")
 		if got := b.absences(); len(got) > 0 {
 			t.Errorf("said to be absent: %+v", got)
 		}
@@ -439,6 +480,7 @@ func TestALifeThatIsLostWithItsHost(t *testing.T) {
 			b.claimed()
 			b.event(ev.Kind, lifeA, ev.Reason)
 			b.run(boots2, false)
+			b.list(hypervisor.StateOff, "")
 			for _, a := range b.absences() {
 				if a.Restarted {
 					t.Errorf("%s: said to be lost: %+v", ev.Kind, a)

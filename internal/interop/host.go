@@ -9,9 +9,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"ringfence/internal/libvirt/libvirtlab"
 )
@@ -159,6 +162,31 @@ func (h *Host) ClientCommand(ctx context.Context, n int, program string, args ..
 		return h.Command(ctx, program, args...)
 	}
 	return h.Command(ctx, "ip", append([]string{"netns", "exec", fmt.Sprintf("c%d", n), program}, args...)...)
+}
+
+// In runs do with the network of client n, or with 0 that of the host. What do opens
+// stays there. It may be called from any goroutine.
+func (h *Host) In(n int, do func() error) error {
+	path := fmt.Sprintf("/proc/%d/ns/net", h.PID())
+	if n > 0 {
+		path = fmt.Sprintf("/proc/%d/root/run/netns/c%d", h.PID(), n)
+	}
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		ns, err := os.Open(path)
+		if err != nil {
+			done <- err
+			return
+		}
+		defer ns.Close()
+		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+			done <- fmt.Errorf("enter the network of client %d: %w", n, err)
+			return
+		}
+		done <- do()
+	}()
+	return <-done
 }
 
 // PidOf reads a pid file, of a process inside; 0 for none.

@@ -10,6 +10,7 @@ PKGS     ?= ./...
 RUNS     ?= 20
 SEEDS    ?= 20000
 FUZZTIME ?= 60s
+FUZZALL  ?=
 DURATION ?= 10m
 SEED     ?=
 
@@ -71,8 +72,8 @@ bench: build ## Repeat the scenarios of the demo RUNS times and write doc/perfor
 	@scripts/demo-needs
 	bin/ringfence bench --runs $(RUNS) --out doc/performance.md
 
-fuzz: need-go ## Fuzz every fuzz target for FUZZTIME
-	@scripts/fuzz $(FUZZTIME)
+fuzz: need-go ## Fuzz every fuzz target for FUZZTIME, or all of them together for FUZZALL seconds
+	@scripts/fuzz $(if $(FUZZALL),--all $(FUZZALL),$(FUZZTIME))
 
 chaos: need-go ## Let a cluster live under random faults for DURATION and judge it; SEED repeats them
 	@scripts/demo-needs

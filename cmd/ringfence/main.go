@@ -55,33 +55,28 @@ func run() int {
 			})
 		},
 		RunHostd: func(ctx context.Context, o cli.HostdOptions) error {
-			return app.RunHostd(ctx, app.HostdOptions(o), app.FenceVirt)
+			return app.RunHostd(ctx, app.HostdOptions(o))
+		},
+		ExplainHostd: func(ctx context.Context, file conf.File, from, to string) ([]cli.HostdRuling, error) {
+			rulings, err := app.ExplainHostd(ctx, file, from, to, slog.New(slog.DiscardHandler))
+			out := make([]cli.HostdRuling, 0, len(rulings))
+			for _, r := range rulings {
+				out = append(out, cli.HostdRuling(r))
+			}
+			return out, err
 		},
 		Recover: func(ctx context.Context, o cli.RecoverOptions) (cli.Recovered, error) {
 			done, err := app.Recover(ctx, app.RecoverOptions(o))
 			return cli.Recovered(done), err
 		},
-		ExplainHostd: explainHostd,
-		Drivers:      app.DriverNames(),
-		Hangup:       hangup,
-		Extra:        demo.Commands(demo.Deps{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}),
+		Drivers: app.DriverNames(),
+		Hangup:  hangup,
+		Extra:   demo.Commands(demo.Deps{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}),
 	}
 	if compat := cli.Compat(filepath.Base(os.Args[0])); compat != nil {
 		return compat(ctx, d, os.Args[1:])
 	}
 	return cli.Run(ctx, d, os.Args[1:])
-}
-
-// explainHostd is what `hostd explain` prints.
-func explainHostd(ctx context.Context, file conf.File, from, to string) ([]cli.HostdRuling, error) {
-	verdicts, err := app.ExplainFenceVirt(ctx, file, from, to, slog.New(slog.DiscardHandler))
-	var rulings []cli.HostdRuling
-	for _, v := range verdicts {
-		rulings = append(rulings, cli.HostdRuling{
-			Listener: string(v.Listener.Kind), At: v.Listener.Where, Key: v.Key.Name, Allowed: v.Allowed, Why: v.Why,
-		})
-	}
-	return rulings, err
 }
 
 // hangup passes SIGHUP on; a signal that comes while one waits is the same one.

@@ -2,9 +2,9 @@ package app
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"ringfence/internal/cluster"
@@ -13,48 +13,65 @@ import (
 	"ringfence/internal/hypervisor"
 )
 
-// explainLimit bounds how long the hypervisor is asked for the guests that are
-// named.
-const explainLimit = 10 * time.Second
+// HostdRuling is what one key of one listener lets a requester do with a guest.
+type HostdRuling struct {
+	Listener string `json:"listener"` // its kind
+	At       string `json:"at"`       // file:line
+	Key      string `json:"key,omitempty"`
+	Allowed  bool   `json:"allowed"`
+	Why      string `json:"why"`
+}
 
-// ExplainFenceVirt says for each listener of a configuration that can hear the
-// requester what it may do with a guest. from is an IP address, a vsock CID, or the
-// name or UUID of a guest, as to is; the hypervisor of the configuration is asked
-// for guests.
-func ExplainFenceVirt(ctx context.Context, file conf.File, from, to string, log *slog.Logger) ([]fencevirt.Verdict, error) {
-	ctx, cancel := context.WithTimeout(ctx, explainLimit)
+// explainTimeout bounds how long the hypervisor may take to tell its guests.
+const explainTimeout = 10 * time.Second
+
+// ExplainHostd says for each listener that can hear a requester what it may do with
+// a guest, as the daemon would judge now. Guests are looked up at the hypervisors
+// of the configuration, for a rule may have their name and a person their UUID.
+func ExplainHostd(ctx context.Context, file conf.File, from, to string, log *slog.Logger) ([]HostdRuling, error) {
+	ctx, cancel := context.WithTimeout(ctx, explainTimeout)
 	defer cancel()
-	driver, closeDriver, err := openLibvirt(HostdOptions{URIs: file.URIs, Log: log})
+	driver, closeDriver, err := openLibvirt(HostdOptions{URIs: file.URIs, Log: log}, false)
 	if err != nil {
 		return nil, err
 	}
 	defer closeDriver()
 	if err := askHypervisor(ctx, driver); err != nil {
-		return nil, fmt.Errorf("ask the hypervisor for guests: %w", err)
+		return nil, fmt.Errorf("the guests cannot be looked up: %w", err)
 	}
-	who, ok := fencevirt.ParseRequester(from)
+	guests, err := driver.List(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("the guests cannot be looked up: %w", err)
+	}
+	return explain(file.Server, guests, from, to)
+}
+
+func explain(cfg fencevirt.Config, guests []hypervisor.Guest, from, to string) ([]HostdRuling, error) {
+	requester, ok := fencevirt.ParseRequester(from)
 	if !ok {
-		if who.Guest, err = findGuest(ctx, driver, from); err != nil {
+		g, err := findGuest(guests, from)
+		if err != nil {
 			return nil, err
 		}
+		requester.Guest = g
 	}
-	guest, err := findGuest(ctx, driver, to)
+	target, err := findGuest(guests, to)
 	if err != nil {
 		return nil, err
 	}
-	return fencevirt.Explain(file.Server, who, guest), nil
+	var out []HostdRuling
+	for _, v := range fencevirt.Explain(cfg, requester, target) {
+		out = append(out, HostdRuling{string(v.Listener.Kind), v.Listener.Where, v.Key.Name, v.Allowed, v.Why})
+	}
+	return out, nil
 }
 
-// findGuest finds a guest by name or UUID.
-func findGuest(ctx context.Context, driver hypervisor.Driver, text string) (hypervisor.Guest, error) {
-	guests, err := driver.List(ctx)
-	if err != nil {
-		return hypervisor.Guest{}, fmt.Errorf("look for guest %.64q: %w", text, err)
-	}
+// findGuest finds a guest by its UUID, in any case, or by its name.
+func findGuest(guests []hypervisor.Guest, s string) (hypervisor.Guest, error) {
 	for _, g := range guests {
-		if g.Name == text || g.ID == cluster.GuestID(text) {
+		if g.ID == cluster.GuestID(strings.ToLower(s)) || g.Name == s {
 			return g, nil
 		}
 	}
-	return hypervisor.Guest{}, fmt.Errorf("guest %.64q: %w", text, errors.Join(hypervisor.ErrNoGuest, errors.New("`virsh list --all` shows those of this host")))
+	return hypervisor.Guest{}, fmt.Errorf("there is no guest %.80q here", s)
 }

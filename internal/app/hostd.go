@@ -25,7 +25,7 @@ type HostdOptions struct {
 	Driver       string // one of DriverNames
 	DriverConfig string // file with the driver's settings, JSON
 	// URIs are the connections of the libvirt driver, in place of a file; none: those
-	// of the configuration of Load, or the driver's own default.
+	// that Load names.
 	URIs    []string
 	Version string
 	// Load reads the configuration of the fence_virt protocols, at start and at each
@@ -54,9 +54,9 @@ type part struct {
 }
 
 // RunHostd runs the daemon of a host until ctx ends: the native API, the old
-// protocols with serve, or both on one driver. It starts wholly or not at all.
-// Guests are not touched by its end.
-func RunHostd(ctx context.Context, o HostdOptions, serve ServeFenceVirt) error {
+// protocols, or both on one driver. It starts wholly or not at all. Guests are not
+// touched by its end.
+func RunHostd(ctx context.Context, o HostdOptions) error {
 	var file conf.File
 	if o.Load != nil {
 		var err error
@@ -64,16 +64,18 @@ func RunHostd(ctx context.Context, o HostdOptions, serve ServeFenceVirt) error {
 			return err
 		}
 		warn(file, o.Log)
+		if len(o.URIs) == 0 && o.DriverConfig == "" {
+			o.URIs = file.URIs
+		}
 	}
-	if len(o.URIs) == 0 && o.DriverConfig == "" {
-		o.URIs = file.URIs
-	}
-	driver, closeDriver, err := openDriver(ctx, o)
+	// Somebody decides which guests may come: their clusters, or a fixed map.
+	hooks := o.Data != "" || len(file.Server.Guests) > 0
+	driver, closeDriver, err := openDriver(ctx, o, hooks)
 	if err != nil {
 		return err
 	}
 	defer closeDriver()
-	parts, err := openParts(ctx, o, file, driver, serve)
+	parts, err := openParts(ctx, o, file, driver, serveFenceVirt)
 	if err != nil {
 		return err
 	}
@@ -95,7 +97,7 @@ func RunHostd(ctx context.Context, o HostdOptions, serve ServeFenceVirt) error {
 }
 
 // openParts opens what is to be served, or nothing.
-func openParts(ctx context.Context, o HostdOptions, file conf.File, driver hypervisor.Driver, serve ServeFenceVirt) (parts []part, err error) {
+func openParts(ctx context.Context, o HostdOptions, file conf.File, driver hypervisor.Driver, serve serveFunc) (parts []part, err error) {
 	if o.Data == "" && len(file.Server.Listeners) == 0 {
 		return nil, errors.New("there is nothing to serve: no host directory, which `ringfence hostd init` makes, and no listener in the configuration")
 	}
@@ -162,7 +164,7 @@ func reloadParts(ctx context.Context, o HostdOptions, parts []part) {
 // driverConfigLimitBytes bounds the driver's settings.
 const driverConfigLimitBytes = 1 << 20
 
-func openDriver(ctx context.Context, o HostdOptions) (hypervisor.Driver, func(), error) {
+func openDriver(ctx context.Context, o HostdOptions, hooks bool) (hypervisor.Driver, func(), error) {
 	switch o.Driver {
 	case "proc":
 		var config proc.Config
@@ -175,7 +177,7 @@ func openDriver(ctx context.Context, o HostdOptions) (hypervisor.Driver, func(),
 		}
 		return driver, driver.Close, nil
 	case "libvirt":
-		return openLibvirt(o)
+		return openLibvirt(o, hooks)
 	}
 	return nil, nil, fmt.Errorf("no hypervisor driver %q: allowed are %s", o.Driver, strings.Join(DriverNames(), ", "))
 }
@@ -183,8 +185,11 @@ func openDriver(ctx context.Context, o HostdOptions) (hypervisor.Driver, func(),
 // openLibvirt opens the connections that flags or the file name, by default that
 // of a host with KVM. A hypervisor on another machine is refused with the native API:
 // what is seen of its guests from here proves nothing, and hostd signs what it sees.
-func openLibvirt(o HostdOptions) (hypervisor.Driver, func(), error) {
-	config := libvirt.Config{URIs: o.URIs, HookSocket: libvirt.DefaultHookSocket}
+func openLibvirt(o HostdOptions, hooks bool) (hypervisor.Driver, func(), error) {
+	config := libvirt.Config{URIs: o.URIs}
+	if hooks {
+		config.HookSocket = libvirt.DefaultHookSocket
+	}
 	if o.DriverConfig != "" {
 		if len(o.URIs) > 0 {
 			return nil, nil, errors.New("--uri and --driver-config: the connections stand in one of them")
@@ -201,7 +206,7 @@ func openLibvirt(o HostdOptions) (hypervisor.Driver, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if o.Data != "" && driver.Remote() {
+	if driver.Remote() && o.Data != "" {
 		driver.Close()
 		return nil, nil, errors.New("a libvirt URI leads to another machine: hostd must run on the host whose guests it speaks for")
 	}

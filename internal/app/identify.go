@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"ringfence/internal/cluster"
-	"ringfence/internal/hostclient"
 	"ringfence/internal/node"
 	"ringfence/internal/wire/hostapi"
 )
@@ -24,7 +23,7 @@ func (r *nodeRun) identify(ctx context.Context) (cluster.Boot, error) {
 	if !r.hasHost() {
 		return r.identifyBare(boot)
 	}
-	channel := hostclient.NewChannelSocket(r.HostChannel)
+	channel := r.channel()
 	defer channel.Close()
 	var self hostapi.Self
 	err := r.insist(ctx, "ask the host who this guest is", func(ctx context.Context) (err error) {
@@ -45,6 +44,9 @@ func (r *nodeRun) identify(ctx context.Context) (cluster.Boot, error) {
 // socket that is not there counts: the guest may have started before its host's
 // daemon, and a guest that took itself for bare metal could never be fenced.
 func (r *nodeRun) hasHost() bool {
+	if r.lane != nil {
+		return true // somebody said so, and the port may come yet
+	}
 	_, err := os.Lstat(r.HostChannel)
 	return !errors.Is(err, fs.ErrNotExist)
 }
@@ -97,7 +99,7 @@ func (r *nodeRun) bind(ctx context.Context, boot cluster.Boot) (cluster.Boot, er
 	if boot.Life == "" {
 		return boot, nil
 	}
-	channel := hostclient.NewChannelSocket(r.HostChannel)
+	channel := r.channel()
 	defer channel.Close()
 	request := hostapi.BindRequest{Cluster: r.data.Identity.Cluster, Node: boot.Node, Boot: boot.ID, Nonce: rand.Text()}
 	var binding cluster.Binding

@@ -19,6 +19,7 @@ import (
 	"ringfence/internal/decisions"
 	"ringfence/internal/heartbeat"
 	"ringfence/internal/hostclient"
+	"ringfence/internal/lane"
 	"ringfence/internal/mirror"
 	"ringfence/internal/node"
 	"ringfence/internal/nodeapi"
@@ -32,8 +33,9 @@ import (
 type NodeOptions struct {
 	Data   string // the node's data directory, made by init or join
 	RunDir string // sockets and the state of resources; gone after a reboot
-	// HostChannel is the guest's own channel to its host. Where nothing is at
-	// that path the node takes itself for bare metal: no host can be asked.
+	// HostChannel is the guest's own channel to its host: the path of a socket, or
+	// virtio:NAME for a virtio-serial port. Where nothing is at that path the node
+	// takes itself for bare metal: no host can be asked. A port is waited for.
 	HostChannel string
 	// Boot replaces the kernel's boot id on a machine without a host: for tests
 	// that run several nodes on one kernel.
@@ -102,6 +104,8 @@ type nodeRun struct {
 	clock clock.Clock
 	down  teardown
 
+	lane *lane.Dialer // over the virtio-serial port; nil without one
+
 	door   *nodeapi.Door
 	voter  *confirmation
 	store  *etcd.Server
@@ -110,6 +114,7 @@ type nodeRun struct {
 }
 
 func (r *nodeRun) run(ctx context.Context) error {
+	r.openLane()
 	boot, err := r.identify(ctx)
 	if err != nil {
 		return err

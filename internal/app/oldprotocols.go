@@ -13,8 +13,8 @@ import (
 	"ringfence/internal/hypervisor"
 )
 
-// FenceVirtServer serves the fence_virt protocols; it has opened all its sockets.
-type FenceVirtServer interface {
+// fenceVirtServer is a fencevirt.Server; it has opened all its sockets.
+type fenceVirtServer interface {
 	Run(ctx context.Context) error
 	// Reload takes another configuration, or leaves all as it is with an error.
 	Reload(cfg fencevirt.Config) error
@@ -22,8 +22,16 @@ type FenceVirtServer interface {
 	Close() error
 }
 
-// ServeFenceVirt opens every listener of a configuration, or none and says why.
-type ServeFenceVirt func(cfg fencevirt.Config, driver hypervisor.Driver, log *slog.Logger) (FenceVirtServer, error)
+// serveFunc opens every listener of a configuration, or none and says why.
+type serveFunc func(cfg fencevirt.Config, driver hypervisor.Driver, log *slog.Logger) (fenceVirtServer, error)
+
+func serveFenceVirt(cfg fencevirt.Config, driver hypervisor.Driver, log *slog.Logger) (fenceVirtServer, error) {
+	server, err := fencevirt.New(cfg, driver, log)
+	if err != nil {
+		return nil, err // a nil *Server would not be nil
+	}
+	return server, nil
+}
 
 // Bounds of the first question to the hypervisor: how long it may take, with short
 // pauses, for a driver connects while it starts; and the pause before the next with
@@ -81,10 +89,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 }
 
 // oldProtocols is the part of hostd that serves the fence_virt protocols.
-func oldProtocols(ctx context.Context, o HostdOptions, file conf.File, driver hypervisor.Driver, serve ServeFenceVirt) (part, error) {
-	if serve == nil {
-		return part{}, errors.New("this build does not serve the fence_virt protocols")
-	}
+func oldProtocols(ctx context.Context, o HostdOptions, file conf.File, driver hypervisor.Driver, serve serveFunc) (part, error) {
 	if err := awaitHypervisor(ctx, driver, file.WaitForInit, o.Log); err != nil {
 		return part{}, err
 	}
@@ -108,11 +113,6 @@ func oldProtocols(ctx context.Context, o HostdOptions, file conf.File, driver hy
 			return server.Reload(next.Server)
 		},
 	}, nil
-}
-
-// FenceVirt is the ServeFenceVirt of what ships.
-func FenceVirt(cfg fencevirt.Config, driver hypervisor.Driver, log *slog.Logger) (FenceVirtServer, error) {
-	return fencevirt.New(cfg, driver, log)
 }
 
 // standalone has the hypervisor refuse that a guest of a fixed map comes here from

@@ -81,7 +81,7 @@ func TestABadFileKeepsTheOldOne(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	serve := func(fencevirt.Config, hypervisor.Driver, *slog.Logger) (FenceVirtServer, error) { return server, nil }
+	serve := func(fencevirt.Config, hypervisor.Driver, *slog.Logger) (fenceVirtServer, error) { return server, nil }
 	parts, err := openParts(t.Context(), o, file, &lister{}, serve)
 	if err != nil || len(parts) != 1 {
 		t.Fatal(parts, err)
@@ -132,7 +132,7 @@ func TestStartsWhollyOrNotAtAll(t *testing.T) {
 	o := HostdOptions{
 		Load: func() (conf.File, error) { return conf.File{}, nil }, Data: filepath.Join(t.TempDir(), "none"), Log: slog.New(slog.DiscardHandler),
 	}
-	serve := func(fencevirt.Config, hypervisor.Driver, *slog.Logger) (FenceVirtServer, error) { return server, nil }
+	serve := func(fencevirt.Config, hypervisor.Driver, *slog.Logger) (fenceVirtServer, error) { return server, nil }
 	if _, err := openParts(t.Context(), o, conf.File{}, &lister{}, serve); err == nil {
 		t.Fatal("a host directory that is missing is no fault")
 	}

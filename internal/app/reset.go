@@ -29,8 +29,8 @@ const (
 // resetter ends this run of the operating system.
 type resetter struct {
 	mode    SelfReset
-	channel string         // path of the guest's own channel
-	life    cluster.LifeID // "": no host is known
+	channel func() *hostclient.Channel // the guest's own
+	life    cluster.LifeID             // "": no host is known
 	reboot  func() error
 }
 
@@ -39,7 +39,7 @@ func (r *nodeRun) resetter(boot cluster.Boot) func(ctx context.Context, why stri
 	if r.SelfReset == SelfResetOff {
 		return nil
 	}
-	return resetter{mode: r.SelfReset, channel: r.HostChannel, life: boot.Life, reboot: reboot}.reset
+	return resetter{mode: r.SelfReset, channel: r.channel, life: boot.Life, reboot: reboot}.reset
 }
 
 // reboot restarts the machine at once. Nothing is flushed: what this node would
@@ -59,7 +59,7 @@ func (r resetter) askHost(ctx context.Context, why string) error {
 	if r.life == "" {
 		return fmt.Errorf("no host is known that could destroy this machine; `ringfence node run --self-reset=kernel` would restart it")
 	}
-	channel := hostclient.NewChannelSocket(r.channel)
+	channel := r.channel()
 	defer channel.Close()
 	return channel.Reset(ctx, hostapi.ResetRequest{Life: r.life, Why: why[:min(len(why), whyLimitBytes)]})
 }

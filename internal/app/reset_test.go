@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"ringfence/internal/cluster"
+	"ringfence/internal/hostclient"
 	"ringfence/internal/wire/hostapi"
 )
 
@@ -39,7 +40,7 @@ func TestASelfResetAsksTheHostFirst(t *testing.T) {
 				return hostapi.Reply{Outcome: c.outcome}
 			})
 			rebooted := false
-			r := resetter{mode: c.mode, channel: path, life: c.life, reboot: func() error { rebooted = true; return errors.New("not in a test") }}
+			r := resetter{mode: c.mode, channel: func() *hostclient.Channel { return hostclient.NewChannelSocket(path) }, life: c.life, reboot: func() error { rebooted = true; return errors.New("not in a test") }}
 			err := r.reset(context.Background(), strings.Repeat("w", 2*whyLimitBytes))
 			if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
 				t.Errorf("error %v, want %q", err, c.want)

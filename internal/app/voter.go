@@ -74,7 +74,7 @@ func (r *nodeRun) confirm(ctx context.Context) error {
 		c.peers = list.Voters
 	}
 	if r.hasHost() {
-		c.host = hostclient.NewChannelSocket(r.HostChannel)
+		c.host = r.channel()
 		r.down.add("channel to the host", func() error { c.host.Close(); return nil })
 	}
 	if err := c.insist(ctx); err != nil {

@@ -21,9 +21,7 @@ import (
 const fileLimitBytes = 64 << 10
 
 func (a *app) hostdCmd() *cobra.Command {
-	commands := []*cobra.Command{
-		a.hostdInitCmd(), a.hostdAllowCmd(), a.hostdExportCmd(), a.hostdRunCmd(), a.hostdConfigCmd(), a.hostdHooksCmd(), a.hostdHookCmd(),
-	}
+	commands := []*cobra.Command{a.hostdInitCmd(), a.hostdAllowCmd(), a.hostdExportCmd(), a.hostdRunCmd(), a.hostdConfigCmd(), a.hostdHooksCmd(), a.hostdHookCmd()}
 	if a.ExplainHostd != nil {
 		commands = append(commands, a.hostdExplainCmd())
 	}
@@ -143,6 +141,14 @@ With --config it also serves the protocols of fence_virt, as fence_virtd does, w
 that daemon's fence_virt.conf or with a hostd.toml; both are read again on SIGHUP,
 and a file with a fault changes nothing. Without a host directory it then serves
 only these.
+
+With --driver libvirt it speaks for the guests of this host's libvirt connections:
+--uri names them, else they are those of qemu:///system. It must run on that host
+itself, as root. A guest that is a node needs a channel of its own in its definition:
+
+  <channel type="unix"><source mode="bind"/><target type="virtio" name="org.ringfence.0"/></channel>
+
+and ` + "`--host-channel virtio:org.ringfence.0`" + ` inside. Let guests migrate only where ` + "`ringfence hostd hooks install`" + ` was run.
 
 With --witness it also runs a witness, made by ` + "`ringfence witness join`" + `: a voter
 without services, best on a host that carries no other voter. hostd goes on

@@ -45,7 +45,7 @@ func required(c *cobra.Command, names ...string) error {
 // runFlags are the flags of the daemons of nodes and witnesses.
 func runFlags(c *cobra.Command, o *NodeOptions) {
 	c.Flags().StringVar(&o.RunDir, "run-dir", DefaultRunDir, "directory for sockets and the state of resources; a reboot must empty it or keep it whole")
-	c.Flags().StringVar(&o.HostChannel, "host-channel", DefaultHostChannel, "this guest's own channel to its host; where nothing is there, the node is bare metal")
+	c.Flags().StringVar(&o.HostChannel, "host-channel", DefaultHostChannel, "this guest's own channel to its host: a socket, or virtio:org.ringfence.0 for a virtio-serial port; where no socket is, the node is bare metal")
 }
 
 func (a *app) initCmd() *cobra.Command {

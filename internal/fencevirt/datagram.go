@@ -13,8 +13,13 @@ import (
 	"ringfence/internal/wire/xvm"
 )
 
-// callBackLimit bounds how long a client is tried to be called back.
-const callBackLimit = 5 * time.Second
+const (
+	// callBackLimit bounds how long a client is tried to be called back.
+	callBackLimit = 5 * time.Second
+	// receiveLimitBytes is what the kernel may keep of datagrams that come faster than
+	// they are looked at; it allows less where net.core.rmem_max is less.
+	receiveLimitBytes = 1 << 20
+)
 
 // arrival is where a datagram came from.
 type arrival struct {

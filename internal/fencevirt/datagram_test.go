@@ -378,3 +378,27 @@ func TestManyClientsAtTheSameTime(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+func TestTheNextRunMayComeAsSoonAsTheClientHears(t *testing.T) {
+	d := &daemon{answerer: answererOf(t, newHost(t, "a")), challenges: newChallenges(), work: t.Context()}
+	near, far := net.Pipe() // what is written is read at that moment
+	defer near.Close()
+	h := newHistory(time.Now)
+	c := call{run: runOf(xvm.OpStatus, 1, "a")}
+	h.begin(c)
+	served := make(chan error, 1)
+	go func() {
+		defer far.Close()
+		s := session{daemon: d, conn: far, place: newLimits().enter("x", nil), history: h, done: func() { h.end(c) }}
+		served <- s.serve(Config{}, Key{}, xvm.Request{Op: xvm.OpStatus, Guest: "a", Seq: 1}, address("10.0.0.1"))
+	}()
+	if got, err := readReply(near, ""); err != nil || got.Result != xvm.ResultOK {
+		t.Error(got, err)
+	}
+	if !h.begin(c) || !h.answered(c.run) {
+		t.Error("the run is still under way for the history, or was not remembered")
+	}
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+}

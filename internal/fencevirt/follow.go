@@ -123,7 +123,7 @@ func (f *follower) watch(ctx context.Context) error {
 	}
 	look := time.NewTimer(followRelook)
 	defer look.Stop()
-	for {
+	for settling := false; ; {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -132,13 +132,17 @@ func (f *follower) watch(ctx context.Context) error {
 				return errors.New("the stream of events ended")
 			}
 			f.event(e)
-			look.Reset(followSettle)
+			if !settling { // a storm of events does not put it off
+				settling = true
+				look.Reset(followSettle)
+			}
 		case <-f.kick:
 			f.judge()
 		case <-look.C:
 			if err := f.look(ctx); err != nil {
 				return err
 			}
+			settling = false
 			look.Reset(followRelook)
 		}
 	}

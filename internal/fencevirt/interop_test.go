@@ -193,8 +193,9 @@ func TestTheCClientByMulticastWithGroupsAndAnotherKey(t *testing.T) {
 func TestTheCClientOverALine(t *testing.T) {
 	needC(t)
 	dir := t.TempDir()
-	host := lineHost(t, dir, "a", "off")
-	channel, serial := newQEMU(t, filepath.Join(dir, "a.channel")), newQEMU(t, filepath.Join(dir, "a.serial"))
+	// The guest that asks is none of those that are ended: its line would end too.
+	host := lineHost(t, dir, "a", "off", "z")
+	channel, serial := newQEMU(t, filepath.Join(dir, "z.channel")), newQEMU(t, filepath.Join(dir, "z.serial"))
 	start(t, Config{Listeners: []Listener{lineListener(KindVMChannel), lineListener(KindSerial)}}, host)
 	t.Run("vmchannel", func(t *testing.T) {
 		// In a guest, guestfwd of QEMU leads a TCP address to the line.

@@ -131,16 +131,18 @@ func (m *multicast) follow(ctx context.Context) {
 	defer poll.Stop()
 	changes, unsubscribe := linkChanges(m.log)
 	defer func() { unsubscribe() }()
-	for {
+	for settling := false; ; {
 		renew := false
 		select {
 		case <-ctx.Done():
 			return
 		case _, ok := <-changes:
-			if ok {
-				poll.Reset(joinSettle)
-			} else {
+			switch {
+			case !ok:
 				changes = nil // until the next poll
+			case !settling: // a storm of changes does not put it off
+				settling = true
+				poll.Reset(joinSettle)
 			}
 			continue
 		case <-m.kick:
@@ -155,6 +157,7 @@ func (m *multicast) follow(ctx context.Context) {
 		if err := m.sync(renew); err != nil {
 			m.log.Warn("cannot list the interfaces", "err", err)
 		}
+		settling = false
 		poll.Reset(joinPoll)
 	}
 }

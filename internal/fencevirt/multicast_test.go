@@ -91,6 +91,9 @@ func TestMulticastOnChosenInterfacesOnly(t *testing.T) {
 	if !log.has("it came by an interface that the listener does not use") || !log.has("interface=br2") {
 		t.Error("the drop was not logged")
 	}
+	if err := s.Reload(Config{Listeners: []Listener{multicastListener(xvm.DefaultGroup4, "br3")}}); err == nil {
+		t.Error("an interface that does not exist was taken")
+	}
 	// A reload moves it, with the same socket.
 	if err := s.Reload(Config{Listeners: []Listener{multicastListener(xvm.DefaultGroup4, "br2")}}); err != nil {
 		t.Fatal(err)

@@ -49,6 +49,10 @@ func (d *daemon) openSocket(l Listener) (endpoint, error) {
 		if err != nil {
 			return nil, err
 		}
+		if err := conn.SetReadBuffer(receiveLimitBytes); err != nil {
+			conn.Close()
+			return nil, err
+		}
 		return &datagram{endpointBase: endpointBase{daemon: d}, socket: &udp{conn}, limits: newLimits(), history: newHistory(time.Now)}, nil
 	case KindTCP:
 		listener, err := net.ListenTCP(network("tcp", l.Address), net.TCPAddrFromAddrPort(netip.AddrPortFrom(l.Address, l.Port)))
@@ -71,12 +75,18 @@ func (d *daemon) openSocket(l Listener) (endpoint, error) {
 	}
 }
 
-func (d *daemon) openMulticast(l Listener) (*multicast, error) {
+// checkInterfaces demands that the chosen interfaces exist now; later they may come
+// and go.
+func (l Listener) checkInterfaces() error {
 	for _, name := range l.Interfaces {
 		if _, err := net.InterfaceByName(name); err != nil {
-			return nil, fmt.Errorf("interface %q does not exist; there are %s", name, strings.Join(interfaces(), ", "))
+			return l.errorf("interface %q does not exist; there are %s", name, strings.Join(interfaces(), ", "))
 		}
 	}
+	return nil
+}
+
+func (d *daemon) openMulticast(l Listener) (*multicast, error) {
 	address := netip.IPv4Unspecified()
 	if l.Address.Is6() {
 		address = netip.IPv6Unspecified()
@@ -86,12 +96,15 @@ func (d *daemon) openMulticast(l Listener) (*multicast, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := newMulticast(conn, l, d.log, d.drops)
-	if err != nil {
-		conn.Close()
-		return nil, err
+	err = conn.(*net.UDPConn).SetReadBuffer(receiveLimitBytes)
+	if err == nil {
+		var m *multicast
+		if m, err = newMulticast(conn, l, d.log, d.drops); err == nil {
+			return m, nil
+		}
 	}
-	return m, nil
+	conn.Close()
+	return nil, err
 }
 
 // network is that of the address; with :: it takes IPv4 too.

@@ -64,6 +64,11 @@ func (s *Server) Reload(cfg Config) error {
 	if err := Validate(cfg); err != nil {
 		return err
 	}
+	for _, l := range cfg.Listeners {
+		if err := l.checkInterfaces(); err != nil {
+			return err
+		}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {

@@ -50,22 +50,26 @@ func (e *stream) serve(context.Context) {
 
 func (e *stream) enter(conn net.Conn) {
 	from, source := peer(conn)
-	place := e.limits.enter(source, func() { conn.Close() })
+	ctx, cancel := context.WithCancel(e.daemon.work)
+	place := e.limits.enter(source, func() { cancel(); conn.Close() })
 	if place == nil {
+		cancel()
 		conn.Close()
 		e.daemon.drops.drop(e.get().Where, source, "too many requests at the same time")
 		return
 	}
 	e.daemon.requests.Go(func() {
+		defer cancel()
 		defer place.leave()
 		defer conn.Close()
-		if err := e.handle(conn, place, from); err != nil {
+		if err := e.handle(ctx, conn, place, from); err != nil {
 			e.dropped(place, source, err)
 		}
 	})
 }
 
-func (e *stream) handle(conn net.Conn, place *place, from Requester) error {
+// handle serves one connection; ctx ends when it is evicted.
+func (e *stream) handle(ctx context.Context, conn net.Conn, place *place, from Requester) error {
 	l, d := e.get(), e.daemon
 	if err := conn.SetDeadline(time.Now().Add(requestLimit)); err != nil {
 		return err
@@ -86,9 +90,9 @@ func (e *stream) handle(conn net.Conn, place *place, from Requester) error {
 		return errReplay
 	}
 	if from.CID != 0 {
-		from.Guest = d.guestOf(d.work, from.CID)
+		from.Guest = d.guestOf(ctx, from.CID)
 	}
-	done, err := e.history.admit(d.work, guarded(key, r), runOf(r.Op, r.Seq, r.Guest))
+	done, err := e.history.admit(ctx, guarded(key, r), runOf(r.Op, r.Seq, r.Guest))
 	if err != nil {
 		return err
 	}

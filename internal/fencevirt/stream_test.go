@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -379,6 +380,24 @@ func TestPeersAreNamed(t *testing.T) {
 		if got, _ := peer(addrConn{peer: c.addr}); got != c.want {
 			t.Errorf("%v is %v, want %v", c.addr, got, c.want)
 		}
+	}
+}
+
+func TestVsockListensOrSaysWhatIsMissing(t *testing.T) {
+	l := Listener{Kind: KindVsock, Where: "f:1", Port: uint16(20000 + os.Getpid()%40000), Keys: []Key{strong(testKey)}}
+	s, err := New(Config{Listeners: []Listener{l}}, newHost(t), logOf(t))
+	if err != nil {
+		if !strings.Contains(err.Error(), "load the modules vsock and vhost_vsock") {
+			t.Errorf("the error does not help: %v", err)
+		}
+		return
+	}
+	defer s.Close()
+	if _, err := New(Config{Listeners: []Listener{l}}, newHost(t), logOf(t)); err == nil || !strings.Contains(err.Error(), "another port") {
+		t.Errorf("the port was taken twice, or: %v", err)
+	}
+	if a, ok := s.Addrs()[0].(*vsock.Addr); !ok || a.Port != uint32(l.Port) {
+		t.Errorf("it listens at %v", s.Addrs())
 	}
 }
 

@@ -1,6 +1,6 @@
 // Package hypervisor is the contract between hostd and whatever runs guests on
 // one host. Sibling packages implement it: proc (a guest is a process tree in
-// namespaces), mem (a model for tests), later libvirt and others;
+// namespaces), libvirt (KVM/QEMU and Xen), mem (a model for tests);
 // hypervisortest holds the one conformance suite.
 //
 // A driver reports what its hypervisor says and does what it is told. It

@@ -48,6 +48,7 @@ var packages = []struct {
 	{"internal/hostclient", adapters},
 	{"internal/hostd/...", adapters},
 	{"internal/hypervisor/...", adapters},
+	{"internal/lane", adapters},
 	{"internal/libvirt/...", adapters},
 	{"internal/mirror", adapters},
 	{"internal/node", adapters},

@@ -117,7 +117,8 @@ func (c *Client) call(ctx context.Context, p virnet.Proc, body []byte) ([]byte, 
 		return c.alone(ctx, c.destroys, p, body)
 	case virnet.ProcCreate, virnet.ProcCreateXML, virnet.ProcReset, virnet.ProcReboot, virnet.ProcShutdown,
 		virnet.ProcSuspend, virnet.ProcResume, virnet.ProcAbortJob, virnet.ProcJobStats, virnet.ProcSetMetadata,
-		virnet.ProcManagedSave, virnet.ProcRemoveManagedSave, virnet.ProcSave, virnet.ProcRestore:
+		virnet.ProcManagedSave, virnet.ProcRemoveManagedSave, virnet.ProcSave, virnet.ProcRestore,
+		virnet.ProcUndefine:
 		return c.alone(ctx, c.others, p, body)
 	}
 	return s.call(ctx, p, body)

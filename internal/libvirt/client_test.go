@@ -98,6 +98,12 @@ func TestAClientReconnectsWithinABound(t *testing.T) {
 		if err := c.Wait(t.Context()); err != nil {
 			t.Fatal(err)
 		}
+		fake.Stop()
+		time.Sleep(time.Minute) // the back-off has grown
+		fake.Restart()
+		if err := c.Wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 		time.Sleep(time.Minute)
 		fake.Drop()
 		synctest.Wait()
@@ -307,6 +313,52 @@ func TestASlowReaderIsToldToListAnew(t *testing.T) {
 		}
 		if _, err := c.List(t.Context(), 0); err != nil || fake.Dials() != 1 {
 			t.Errorf("the session did not go on: %v, %d dials", err, fake.Dials())
+		}
+	})
+}
+
+// What overflows while the connection is lost is told as lost alone.
+func TestASlowReaderIsNotToldOfAConnectionThatIsNone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fake := libvirttest.New(t)
+		c := libvirt.NewClient(fake.URI(), libvirt.Options{Dial: fake.Dial})
+		defer c.Close()
+		if err := c.Wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for range 4095 { // with Connected the queue is full
+			fake.Emit(libvirt.Domain{Name: "vm1"}, libvirttest.Reboot())
+		}
+		synctest.Wait()
+		fake.Stop()
+		synctest.Wait()
+		if e, err := c.Next(t.Context()); err != nil || e.Kind != libvirt.Lost || !errors.Is(e.Err, libvirt.ErrSlow) {
+			t.Errorf("%s, %v, %v", brief(e), e.Err, err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if e, err := c.Next(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%s, %v", brief(e), err)
+		}
+	})
+}
+
+// The caller of a call that hangs is not held up by a good-bye that hangs.
+func TestACallThatHangsEndsWithItsCtx(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fake := libvirttest.New(t)
+		fake.Hook(func(c libvirttest.Call) libvirttest.Answer {
+			return libvirttest.Answer{Hang: c.Proc == virnet.ProcReset || c.Proc == virnet.ProcClose}
+		})
+		c, _ := client(t, fake)
+		if err := c.Wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		began := time.Now()
+		if err := c.Reset(ctx, libvirt.Domain{}); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != time.Second {
+			t.Errorf("%v after %v", err, time.Since(began))
 		}
 	})
 }

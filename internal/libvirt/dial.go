@@ -1,11 +1,13 @@
 package libvirt
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -106,21 +108,28 @@ func dialTLS(ctx context.Context, u URI, o Options) (net.Conn, error) {
 	}
 	conn := tls.Client(raw, config)
 	stop := context.AfterFunc(ctx, func() { raw.Close() })
-	var verdict [1]byte
 	if err = conn.HandshakeContext(ctx); err == nil {
-		_, err = conn.Read(verdict[:])
+		err = verdict(conn)
 	}
 	if !stop() {
 		err = errors.Join(context.Cause(ctx), err)
-	}
-	if err == nil && verdict[0] != accepted {
-		err = errors.New("libvirtd refuses the client certificate: see tls_allowed_dn_list in libvirtd.conf")
 	}
 	if err != nil {
 		raw.Close()
 		return nil, fmt.Errorf("TLS with %s: %w", raw.RemoteAddr(), err)
 	}
 	return conn, nil
+}
+
+// verdict reads what libvirtd thinks of the client's certificate.
+func verdict(conn io.Reader) error {
+	var b [1]byte
+	_, err := io.ReadFull(conn, b[:])
+	if err == nil && b[0] == accepted {
+		return nil
+	}
+	return fmt.Errorf("libvirtd refuses the client certificate: has its authority signed it, "+
+		"does tls_allowed_dn_list in libvirtd.conf allow it? (%w)", cmp.Or(err, fmt.Errorf("it answers %d", b[0])))
 }
 
 // tlsConfig reads the certificates from where libvirt's own clients have them.

@@ -70,6 +70,7 @@ func ok(t *testing.T, errs ...error) {
 }
 
 func TestARealLibvirtd(t *testing.T) {
+	t.Parallel()
 	h := libvirtlab.StartWith(t, "real", libvirtlab.Options{
 		Config: map[string]string{"keepalive_interval": "1", "keepalive_count": "1"},
 	})

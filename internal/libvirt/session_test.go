@@ -107,7 +107,7 @@ func TestCallsSayWhatTheServerSays(t *testing.T) {
 			t.Errorf("create: %v, %v", dom, err)
 		}
 		var answer *libvirt.Error
-		if _, err = s.Create(ctx, dom, 0); !errors.As(err, &answer) || answer.Code != libvirt.CodeOperationInvalid {
+		if _, err = s.Create(ctx, dom, 0); !errors.As(err, &answer) || answer.Code != libvirt.CodeOperationInvalid || errors.Is(err, libvirt.ErrNoDomain) {
 			t.Errorf("create what runs: %v", err)
 		}
 		testMetadata(t, s, dom)
@@ -216,6 +216,28 @@ func TestEventsDuringRegistrationAreKept(t *testing.T) {
 	})
 }
 
+// Events that come faster than the registration ends are not kept without bound.
+func TestAFloodDuringRegistrationEndsTheSession(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fake := libvirttest.New(t)
+		s := started(t, fake)
+		fake.Hook(func(c libvirttest.Call) libvirttest.Answer {
+			return libvirttest.Answer{Hang: c.Proc == virnet.ProcRegister && c.N == 2}
+		})
+		done := make(chan error)
+		go func() {
+			done <- s.Subscribe(t.Context(), func(libvirt.Event) { t.Error("an event before the registration") })
+		}()
+		synctest.Wait()
+		for range 5000 {
+			fake.Emit(libvirt.Domain{Name: "vm1"}, libvirttest.Lifecycle(libvirt.Started, 0))
+		}
+		if err := <-done; !errors.Is(err, libvirt.ErrLost) {
+			t.Error(err)
+		}
+	})
+}
+
 func TestAnAbandonedCallLeavesTheSessionUsable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fake := libvirttest.New(t)
@@ -246,6 +268,9 @@ func TestAnAbandonedCallLeavesTheSessionUsable(t *testing.T) {
 		began := time.Now()
 		if _, err := s.Hostname(context.Background()); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != libvirt.CallTimeout {
 			t.Errorf("a call without deadline: %v after %v", err, time.Since(began))
+		}
+		if n := s.Waiting(); n != 0 {
+			t.Errorf("the session waits for %d answers that nobody wants", n)
 		}
 	})
 }
@@ -421,6 +446,35 @@ func TestHostileBytesEndTheSession(t *testing.T) {
 				}
 				t.Log(s.Err())
 			})
+		})
+	}
+}
+
+// An answer that is cut off at any byte is no answer.
+func TestACutOffAnswerIsNone(t *testing.T) {
+	body := binary.BigEndian.AppendUint32(nil, 4)
+	whole := virnet.Message{
+		Program: virnet.ProgramRemote, Version: 1, Proc: virnet.ProcHostname, Type: virnet.TypeReply, Serial: 4, Body: append(body, "fake"...),
+	}.Append(nil)
+	for n := range whole {
+		synctest.Test(t, func(t *testing.T) {
+			fake := libvirttest.New(t)
+			s := started(t, fake)
+			fake.Hook(func(c libvirttest.Call) libvirttest.Answer {
+				return libvirttest.Answer{Hang: c.Proc == virnet.ProcHostname}
+			})
+			done := make(chan error)
+			go func() {
+				_, err := s.Hostname(t.Context())
+				done <- err
+			}()
+			synctest.Wait()
+			fake.Raw(whole[:n])
+			synctest.Wait()
+			fake.Drop()
+			if err := <-done; !errors.Is(err, libvirt.ErrLost) {
+				t.Errorf("after %d of %d bytes: %v", n, len(whole), err)
+			}
 		})
 	}
 }

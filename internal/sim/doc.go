@@ -14,6 +14,7 @@
 //
 // What is judged are effects, not states: writes that reach a shared disk,
 // also late and after the death of their writer, and claims of an address
-// (disk.go), beside the history of the store (history.go). The promises I1–I6
-// are those of the design.
+// (disk.go), what a machine really heard and what runs on it (judges.go), beside
+// the history of the store (history.go). The promises I1–I6 are those of the
+// design.
 package sim

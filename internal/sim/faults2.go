@@ -111,11 +111,14 @@ func (a *attack) staleReads() string {
 		return g.name + " has no daemon"
 	}
 	l.freeze(true)
-	a.later(span, func() { l.freeze(false) })
-	if a.r.IntN(2) == 0 {
+	l.setLag(a.span(500*time.Millisecond, 4*time.Second))
+	a.later(span, func() { g.store.mend() })
+	again, moved := a.r.IntN(2) == 0, cluster.ServiceName("")
+	if again {
+		moved = a.moveAway(g, span)
 		a.later(a.span(0, span), func() { a.stopDaemon(g, 100*time.Millisecond) })
 	}
-	return fmt.Sprintf("%s for %v", g.name, span.Round(time.Millisecond))
+	return fmt.Sprintf("%s for %v (its daemon restarts: %v; moved away: %q)", g.name, span.Round(time.Millisecond), again, moved)
 }
 
 func (a *attack) commitsLost() string {
@@ -126,7 +129,18 @@ func (a *attack) commitsLost() string {
 	}
 	l.setLost(0.3)
 	a.later(span, func() { l.setLost(0) })
-	return fmt.Sprintf("of %s for %v", g.name, span.Round(time.Millisecond))
+	dies := !g.bare && a.r.IntN(2) == 0
+	if dies { // while it opens a start, which may arrive behind its tombstone
+		l.setLost(0.5)
+		s := a.service()
+		a.put(cluster.KeyWish(s), cluster.Wish{Service: s, MoveTo: g.node(), By: "sim"})
+		a.later(a.span(300*time.Millisecond, 2*time.Second), func() {
+			g.place().dies(g, true)
+			a.commit(cluster.Remove(cluster.KeyWish(s)))
+		})
+		a.returns(g)
+	}
+	return fmt.Sprintf("of %s for %v (it dies meanwhile: %v)", g.name, span.Round(time.Millisecond), dies)
 }
 
 // powerCalls makes a host's fence method slow, failing or hanging, and repairs it.
@@ -176,7 +190,7 @@ func (a *attack) beatsLost() string {
 	span, lag := a.span(time.Second, 15*time.Second), time.Duration(0)
 	a.net.setMute(true)
 	a.later(span, func() { a.net.setMute(false) })
-	if a.r.IntN(2) == 0 {
+	if a.r.IntN(4) > 0 {
 		lag = a.span(time.Second, 4*time.Second)
 		for _, g := range a.sortedGuests() {
 			if l := g.link(); l != nil && a.r.IntN(2) == 0 {
@@ -297,8 +311,12 @@ func (a *attack) migrate() string {
 	to := others[a.r.IntN(len(others))]
 	takes, downtime, how := a.span(100*time.Millisecond, 8*time.Second), a.span(10*time.Millisecond, 1500*time.Millisecond), a.r.IntN(4)
 	a.later(0, func() { a.carry(g, from, to, takes, downtime, how) })
-	return fmt.Sprintf("%s from %s to %s in %v, standing still for %v; %s", g.name, from.name, to.name,
-		takes.Round(time.Millisecond), downtime.Round(time.Millisecond), []string{"", "", "fails before the switch", "fails behind the switch"}[how])
+	doomed := a.r.IntN(4) == 0
+	if doomed {
+		a.doomSoon(g, takes)
+	}
+	return fmt.Sprintf("%s from %s to %s in %v, standing still for %v; %s (to be fenced meanwhile: %v)", g.name, from.name, to.name,
+		takes.Round(time.Millisecond), downtime.Round(time.Millisecond), []string{"", "", "fails before the switch", "fails behind the switch"}[how], doomed)
 }
 
 // carry migrates a guest.

@@ -57,6 +57,38 @@ func (a *attack) newService() string {
 	return fmt.Sprintf("%s, in %v; it runs on %s, started by hand: %v", c.Name, wait.Round(time.Millisecond), g.name, runs)
 }
 
+// moveAway has a service that a guest owns moved for so long, if it owns any.
+func (a *attack) moveAway(g *guest, span time.Duration) (moved cluster.ServiceName) {
+	a.history.read(func(s *cluster.State) {
+		for _, name := range serviceNames {
+			if moved == "" && s.Owners[name].Value.Node == g.node() {
+				moved = name
+			}
+		}
+	})
+	to := a.virtual()
+	if moved == "" || to == g {
+		return ""
+	}
+	a.put(cluster.KeyWish(moved), cluster.Wish{Service: moved, MoveTo: to.node(), By: "sim"})
+	a.later(span, func() { a.commit(cluster.Remove(cluster.KeyWish(moved))) })
+	return moved
+}
+
+// doomSoon has a guest fenced within so long, whatever its host says of it: it
+// must stop its services, and cannot.
+func (a *attack) doomSoon(g *guest, most time.Duration) {
+	at, span := time.Duration(a.r.Int64N(int64(most))), a.span(time.Second, 5*time.Second)
+	a.later(at, func() {
+		g.setFaults(AgentFaults{StopFails: true})
+		a.put(cluster.KeyStandby(g.node()), cluster.Standby{Node: g.node(), By: "sim"})
+	})
+	a.later(at+span, func() {
+		g.setFaults(AgentFaults{})
+		a.commit(cluster.Remove(cluster.KeyStandby(g.node())))
+	})
+}
+
 // stuckName is the fault that nothing else comes in between of, and stuckSpan how
 // long it lasts: longer than what a node may take that has to end and cannot.
 const (

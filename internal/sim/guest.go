@@ -39,7 +39,8 @@ type guest struct {
 	bare bool // no host knows it
 	// fate is held while the guest and what its hypervisor says of it change
 	// together; nobody waits for time to pass while holding it.
-	fate sync.Mutex
+	fate  sync.Mutex
+	store conditions
 
 	mu        sync.Mutex // guards everything below
 	host      *host      // where it is, by the hypervisors; nil: bare
@@ -264,7 +265,7 @@ func (g *guest) startDaemon(m *machine) {
 	}
 	d := &daemon{program: m.newProgram(g.w.ctx), g: g}
 	d.self.ID = cluster.BootID(fmt.Sprintf("%s-b%d", g.name, g.boots))
-	d.link = &link{p: d.program, client: g.w.raft.server.Client(g.name), raft: g.w.raft}
+	d.link = &link{p: d.program, client: g.w.raft.server.Client(g.name), raft: g.w.raft, conditions: &g.store}
 	g.daemon = d
 	g.mu.Unlock()
 	g.w.wg.Go(func() { d.ended(d.run()) })

@@ -156,21 +156,22 @@ func (o *watch) doomed() {
 			_, ended := s.Ended[id]
 			dead = fenced || ended
 		})
-		can := runs && dead && !g.bare && o.w.raft.reaches(g.name) && g.place().able()
+		can := runs && dead && !g.bare && g.reads() && g.place().able()
 		if o.lasting("doomed "+string(id), can, doomLimit) {
 			o.w.violate("P20", "%s is doomed and runs services for more than %v", id, doomLimit)
 		}
 	}
 }
 
-// outside checks P24: a member stops what was started on it by hand.
+// outside checks P24: a member stops what was started on it by hand, where it can
+// read that the service is its cluster's.
 func (o *watch) outside() {
 	for _, g := range o.w.sortedGuests() {
 		left := g.startedByHand()
 		id, _ := g.runsOwn()
 		known, member := slices.Contains(o.w.configured(), left), false
 		o.w.history.read(func(s *cluster.State) { member = s.Boots[id].Value.Phase == cluster.PhaseMember })
-		is := known && member && g.serves() && g.canStop() && o.w.raft.reaches(g.name)
+		is := known && member && g.serves() && g.canStop() && g.reads()
 		if o.lasting("outside "+string(id), is, outsideLimit) {
 			o.w.violate("P24", "%s leaves %s alone, which was started by hand", id, left)
 		}
@@ -191,6 +192,10 @@ func (g *guest) runsOwn() (id cluster.BootID, runs bool) {
 	}
 	return id, runs
 }
+
+// reads reports whether the guest learns in time what stands in the store. A
+// voter that lags falls the further behind the more is written.
+func (g *guest) reads() bool { return g.w.raft.reaches(g.name) && g.store.whole() }
 
 // serves reports whether the guest's daemon runs.
 func (g *guest) serves() bool {

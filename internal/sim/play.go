@@ -308,12 +308,7 @@ func (w *World) heal() {
 	w.commit(undo...)
 	for _, g := range w.sortedGuests() {
 		g.setFaults(AgentFaults{})
-		if l := g.link(); l != nil {
-			l.setLag(0)
-			l.setLost(0)
-			l.setSlow(0)
-			l.freeze(false)
-		}
+		g.store.mend()
 	}
 }
 

@@ -106,13 +106,32 @@ type link struct {
 	p      *program
 	client *mem.Client
 	raft   *raft
+	*conditions
+}
 
+// conditions are what is wrong with a guest's way to the store, and its own
+// voter. A restart of the daemon changes nothing about it.
+type conditions struct {
 	mu    sync.Mutex // guards everything below
 	lag   time.Duration
 	stale []cluster.KV // what Load shows while set
 	at    cluster.Revision
 	lost  float64       // chance that a commit or its answer is lost
 	slow  time.Duration // how much longer each answer takes
+}
+
+// whole reports whether nothing is wrong.
+func (c *conditions) whole() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.lag == 0 && c.at == 0 && c.lost == 0 && c.slow == 0
+}
+
+// mend ends all that is wrong.
+func (c *conditions) mend() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lag, c.stale, c.at, c.lost, c.slow = 0, nil, 0, 0, 0
 }
 
 var _ store.Store = (*link)(nil)
@@ -251,22 +270,22 @@ func (l *link) freeze(on bool) {
 	}
 }
 
-func (l *link) setLag(d time.Duration) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.lag = d
+func (c *conditions) setLag(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lag = d
 }
 
-func (l *link) setLost(p float64) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.lost = p
+func (c *conditions) setLost(p float64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lost = p
 }
 
-func (l *link) setSlow(d time.Duration) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.slow = d
+func (c *conditions) setSlow(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.slow = d
 }
 
 // raftPort is node.Raft for one daemon.

@@ -104,8 +104,8 @@ func TestNestingIsBounded(t *testing.T) {
 }
 
 // FuzzParse: no file of any format is more than an error, each fault has a place in
-// it, and a file that can be used and be written in the other format means the same
-// there.
+// it, the server takes one that can be used, and if it can be written in the other format
+// it means the same there.
 func FuzzParse(f *testing.F) {
 	for _, c := range grammar {
 		f.Add([]byte(c.in), false)
@@ -144,6 +144,9 @@ func FuzzParse(f *testing.F) {
 			return
 		case err != nil:
 			t.Fatal(err)
+		}
+		if err := fencevirt.Validate(file.Server); err != nil {
+			t.Fatalf("the server would refuse\n%s\n%v", data, err)
 		}
 		out, err := Convert(file)
 		if err != nil {

@@ -24,6 +24,7 @@ type Driver struct {
 	hosts    []*host
 	hub      hub
 	gate     gate
+	channels channels
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -31,12 +32,13 @@ type Driver struct {
 }
 
 var (
-	_ hypervisor.Driver   = (*Driver)(nil)
-	_ hypervisor.Mover    = (*Driver)(nil)
-	_ hypervisor.Finder   = (*Driver)(nil)
-	_ hypervisor.Rebooter = (*Driver)(nil)
-	_ hypervisor.Checker  = (*Driver)(nil)
-	_ hypervisor.Porter   = (*Driver)(nil)
+	_ hypervisor.Driver    = (*Driver)(nil)
+	_ hypervisor.Mover     = (*Driver)(nil)
+	_ hypervisor.Finder    = (*Driver)(nil)
+	_ hypervisor.Rebooter  = (*Driver)(nil)
+	_ hypervisor.Checker   = (*Driver)(nil)
+	_ hypervisor.Porter    = (*Driver)(nil)
+	_ hypervisor.Channeler = (*Driver)(nil)
 )
 
 // New makes a driver and begins to connect; that libvirtd is not there is no
@@ -89,6 +91,7 @@ func newDriver(config Config, log *slog.Logger, s seams) (*Driver, error) {
 func (d *Driver) Close() {
 	d.cancel()
 	d.gate.close()
+	d.channels.close()
 	for _, h := range d.hosts {
 		if h.client != nil {
 			h.client.Close()

@@ -262,7 +262,7 @@ func TestAMigrationThatEndsOtherwiseAtItsSource(t *testing.T) {
 		s.Change("vm1", func(g *libvirttest.Guest) {
 			g.State, g.Reason, g.Job = lv.StatePaused, lv.PausedSave, lv.Job{Kind: lv.JobUnbounded, Operation: lv.OperationSave}
 		}, libvirttest.Lifecycle(lv.Suspended, lv.SuspendedPaused), libvirttest.Iteration(1))
-		f.want(events, "vm1", life, "paused/user")
+		f.want(events, "vm1", life)
 		p.end()
 		s.Change("vm1", func(g *libvirttest.Guest) { g.State, g.Saved = lv.StateShutoff, true }, libvirttest.Lifecycle(lv.Stopped, lv.StoppedSaved))
 		f.want(events, "vm1", life, "ended/saved")

@@ -20,6 +20,19 @@ import (
 	"ringfence/internal/libvirt/libvirtlab"
 )
 
+// TestMain lets libvirt's hook script run this binary as ringfence.
+func TestMain(m *testing.M) {
+	if len(os.Args) < 6 || os.Args[1] != "hostd" || os.Args[2] != "hook" {
+		os.Exit(m.Run())
+	}
+	call := HookCall{Socket: os.Args[4], Args: os.Args[6:], XML: os.Stdin} // hostd hook --hook-socket SOCKET -- ...
+	if err := call.Run(context.Background()); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
 // callTimeout bounds what a test does to a host by itself.
 const callTimeout = 30 * time.Second
 
@@ -29,9 +42,19 @@ type real struct {
 	t *testing.T
 }
 
+// startReal starts one, with the hook script in place.
 func startReal(t *testing.T, name string) *real {
-	return &real{libvirtlab.Start(t, name), t}
+	t.Helper()
+	r := &real{libvirtlab.StartWith(t, name, libvirtlab.Options{Idle: true}), t}
+	hooks := Hooks{Dir: r.Path("etc/hooks"), Program: os.Args[0], Socket: r.hookSocket()}
+	if _, _, err := hooks.Install(); err != nil {
+		t.Fatal(err)
+	}
+	r.StartDaemon()
+	return r
 }
+
+func (r *real) hookSocket() string { return r.Path("run/ringfence/hook.sock") }
 
 // hostPID translates a pid of the lab's namespace.
 func (r *real) hostPID(inner int) (int, error) {
@@ -63,7 +86,7 @@ func (r *real) hostPID(inner int) (int, error) {
 // driver returns a driver of this host.
 func (r *real) driver(t *testing.T, change ...func(*Config)) *Driver {
 	t.Helper()
-	config := Config{URIs: []string{r.URI("qemu", "/system")}, RunDir: r.Path("run/libvirt/qemu")}
+	config := Config{URIs: []string{r.URI("qemu", "/system")}, RunDir: r.Path("run/libvirt/qemu"), HookSocket: r.hookSocket()}
 	for _, c := range change {
 		c(&config)
 	}
@@ -72,6 +95,7 @@ func (r *real) driver(t *testing.T, change ...func(*Config)) *Driver {
 		t.Fatal(err)
 	}
 	t.Cleanup(d.Close)
+	d.SetGuard(func(context.Context, cluster.GuestID, cluster.LifeID, hypervisor.Reason) error { return nil })
 	await(t, "the driver is connected", func() bool { return d.awaitUp(t.Context()) == nil })
 	return d
 }
@@ -153,11 +177,14 @@ func (r *real) kill(t *testing.T, id cluster.GuestID) {
 // fixture returns a driver with two guests that are off. first is the number of
 // the first; no other test on the host may have it.
 func (r *real) fixture(t *testing.T, first int) hypervisortest.Fixture {
+	return r.fixtureOf(t, r.Guest(first), r.Guest(first+1))
+}
+
+func (r *real) fixtureOf(t *testing.T, guests ...libvirtlab.Guest) hypervisortest.Fixture {
 	s := r.session(t)
 	f := hypervisortest.Fixture{Killed: hypervisor.ReasonFailed}
 	logs := map[cluster.GuestID]libvirtlab.Guest{}
-	for i := range 2 {
-		g := r.Guest(first + i)
+	for _, g := range guests {
 		r.define(t, s, g.XML)
 		f.Guests = append(f.Guests, hypervisor.Guest{ID: cluster.GuestID(g.UUID), Name: g.Name})
 		logs[cluster.GuestID(g.UUID)] = g
@@ -176,6 +203,7 @@ func (r *real) fixture(t *testing.T, first int) hypervisortest.Fixture {
 }
 
 func TestRealQEMU(t *testing.T) {
+	t.Parallel()
 	r := startReal(t, "real")
 	next := 1
 	hypervisortest.Run(t, func(t *testing.T) hypervisortest.Fixture {

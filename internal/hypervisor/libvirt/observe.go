@@ -24,6 +24,7 @@ const (
 // event does what one event asks for. Like all that follows here it runs in the
 // guest's worker.
 func (g *guest) event(ctx context.Context, e lv.Event) {
+	g.h.log.Debug("event of libvirt", "guest", g.id, "kind", e.Kind, "lifecycle", e.Lifecycle, "detail", e.Detail)
 	switch e.Kind {
 	case lv.LifecycleEvent:
 		g.lifecycle(ctx, e)
@@ -150,9 +151,19 @@ func (g *guest) suspended(ctx context.Context, e lv.Event) {
 	case e.Detail == lv.SuspendedFromSnapshot && r.resumed:
 		g.reverted(r) // an old memory image was loaded into the process as it runs
 		g.set(func() { r.paused = true })
+	case e.Detail == lv.SuspendedPaused && g.isSaving(ctx, r):
 	default:
 		g.paused(r, pauseReason(e.Detail))
 	}
+}
+
+// isSaving: a save pauses the guest first, and says no more than that somebody
+// did. If it fails the guest resumes.
+func (g *guest) isSaving(ctx context.Context, r *run) bool {
+	look, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	state, why, err := g.h.client.State(look, r.dom)
+	return err == nil && (state == lv.StatePaused && why == lv.PausedSave || state == lv.StateShutoff && why == lv.ShutoffSaved)
 }
 
 func pauseReason(d lv.Detail) hypervisor.Reason {
@@ -187,8 +198,14 @@ func (g *guest) resumedBy(ctx context.Context, e lv.Event) {
 	case r == nil || r.left:
 	case r.arriving:
 		g.set(func() { r.resumed = true })
-		g.arrived(ctx, e.Domain, func(*run) {})
+		g.arrived(ctx, e.Domain, func(r *run) {
+			if e.Detail == lv.ResumedPostcopyFailed {
+				g.paused(r, hypervisor.ReasonFailed)
+			}
+		})
 	case !r.started:
+	case e.Lifecycle == lv.Resumed && e.Detail == lv.ResumedPostcopyFailed:
+		g.paused(r, hypervisor.ReasonFailed) // what it needs of its memory never came
 	case e.Lifecycle == lv.Resumed && e.Detail == lv.ResumedFromSnapshot && r.resumed:
 		g.reverted(r)
 		g.set(func() { r.paused = false })

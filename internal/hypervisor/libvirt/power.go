@@ -169,15 +169,26 @@ func (g *guest) kill(ctx context.Context, r *run, why error) error {
 		return why
 	}
 	g.h.log.Error("libvirt does not end a guest; its process is killed", "guest", g.id, "life", r.life, "process", r.pid, "err", why)
-	if err := r.process.Signal(syscall.SIGKILL); err != nil {
+	if err := r.process.Signal(syscall.SIGKILL); err != nil && !r.isOver() {
 		return errors.Join(err, why)
 	}
 	dead, cancel := context.WithTimeout(ctx, killWait)
 	defer cancel()
-	if err := r.waitExit(dead); err != nil {
+	// Once the end was told the process is let go of.
+	if err := r.waitExit(dead); err != nil && !r.isOver() {
 		return fmt.Errorf("process %d was killed and does not end, does its storage answer? %w", r.pid, errors.Join(err, why))
 	}
 	return g.awaitEnd(ctx, r)
+}
+
+// isOver reports whether the end of a run was told.
+func (r *run) isOver() bool {
+	select {
+	case <-r.over:
+		return true
+	default:
+		return false
+	}
 }
 
 // awaitEnd waits until the end of a run was heard, judged and told.

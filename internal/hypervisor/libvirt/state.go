@@ -31,6 +31,8 @@ func isActive(s lv.State) bool { return s != lv.StateShutoff }
 
 func isPaused(s lv.State, why lv.Reason) bool {
 	switch s {
+	case lv.StateRunning: // it waits for memory that does not come
+		return why == lv.RunningPostcopyFailed
 	case lv.StatePMSuspended, lv.StateCrashed:
 		return true
 	case lv.StatePaused:

@@ -2,6 +2,7 @@ package interop
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -105,4 +106,27 @@ func awaitAnswer(t testing.TB, h *Host, client int, command []string) {
 	Await(t, upLimit, "the daemon answers", func() bool {
 		return h.Client(client, command[0], with(command[1:], "-o", "monitor", "-t", "2")...).Code == 0
 	})
+}
+
+// notifySocket listens as a service manager does.
+func notifySocket(t *testing.T, path string) <-chan string {
+	t.Helper()
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	told, done := make(chan string, 16), make(chan struct{})
+	t.Cleanup(func() { conn.Close(); <-done })
+	go func() {
+		defer close(done)
+		buffer := make([]byte, 1024)
+		for {
+			n, err := conn.Read(buffer)
+			if err != nil {
+				return
+			}
+			told <- string(buffer[:n])
+		}
+	}()
+	return told
 }

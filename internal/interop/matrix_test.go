@@ -39,6 +39,7 @@ func matrixConfig(key, lines, channels string) string {
 // TestMatrix: both clients, by every transport, with every hash and auth that each
 // side may have, and every action. Each series has a guest of its own.
 func TestMatrix(t *testing.T) {
+	t.Parallel()
 	h := Start(t, "matrix", 4)
 	lines, channels, key := h.Directory("lines"), h.Directory("channels"), h.WriteKey("key")
 	serial, channel := h.SerialGuest(1, lines), h.ChannelGuest(2, 4, channels)
@@ -137,6 +138,7 @@ func life(t *testing.T, h *Host, client int, g libvirtlab.Guest, command []strin
 // TestRefusals: who has another key, too weak a hash or another auth, and who has
 // heard a request and sends it again, ends nobody.
 func TestRefusals(t *testing.T) {
+	t.Parallel()
 	h := Start(t, "refusals", 3)
 	g := h.Guest(1)
 	h.Define(g)

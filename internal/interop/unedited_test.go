@@ -146,6 +146,7 @@ func (w way) reboots(h *Host) []step {
 // of its transports, with a key and with groups. Ours takes its place with the same
 // files, and no client notices, but for what is said to differ.
 func TestAWorkingSetUpUnedited(t *testing.T) {
+	t.Parallel()
 	h := Start(t, "unedited", 4)
 	daemon := ours(t, "fence_virtd")
 	ways := setups(t, h)

@@ -20,6 +20,7 @@ var packages = []struct {
 	path  string
 	layer layer
 }{
+	{"bench/...", shell},
 	{"cmd/...", shell},
 	{"internal/app", shell},
 	{"internal/bench", shell},

@@ -66,7 +66,7 @@ sim-coverage: need-go ## Print how much of node and hostd a few hundred simulate
 	@scripts/coverage bin/sim.cover
 
 sim-mutants: need-go ## Take guards out of the code, one at a time, and see whether simulated clusters notice
-	@go run ./internal/sim/simrun -mutants $(or $(MUTANT),.)
+	@go run ./internal/sim/simrun -mutants '$(or $(MUTANT),.)'
 
 bench: build ## Repeat the scenarios of the demo RUNS times and write doc/performance.md
 	@scripts/demo-needs

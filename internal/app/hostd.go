@@ -194,7 +194,6 @@ func openLibvirt(o HostdOptions, hooks bool) (hypervisor.Driver, func(), error) 
 		if len(o.URIs) > 0 {
 			return nil, nil, errors.New("--uri and --driver-config: the connections stand in one of them")
 		}
-		config = libvirt.Config{}
 		if err := readDriverConfig(o, &config); err != nil {
 			return nil, nil, err
 		}

@@ -167,13 +167,14 @@ func (p *planner) fenceLost() {
 	}
 }
 
-// heardFrom guards that nobody says anything else by now: a view that this plan
-// has not seen yet may pull the brake (rule P18), and a leader that sees the
-// store late would fence as if it had not been written.
+// heardFrom guards that nobody says anything else by now, and that who has spoken
+// still may: a view that this plan has not seen yet may pull the brake (rule P18),
+// and who has ended meanwhile accuses nobody (P17). A leader that sees the store
+// late would fence as if neither had been written.
 func (p *planner) heardFrom() (guards []cluster.Guard) {
 	for i := range p.boots {
 		if b := &p.boots[i]; !b.ended && b.latest {
-			guards = append(guards, guardOf(cluster.KeyView(b.node()), p.s.Views[b.node()].Rev))
+			guards = append(guards, guardOf(cluster.KeyView(b.node()), p.s.Views[b.node()].Rev), absent(cluster.KeyEnded(b.id())))
 		}
 	}
 	return guards

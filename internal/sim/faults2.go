@@ -202,6 +202,9 @@ func (a *attack) beatsLost() string {
 	return fmt.Sprintf("for %v, with changes up to %v late", span.Round(time.Millisecond), lag.Round(time.Millisecond))
 }
 
+// forgedBoot marks what no run of hostd has said.
+const forgedBoot = "forged"
+
 // forgedCertificate is the word of a host about a life that is at another one: it
 // stands in the store, signed well, and is false.
 func (a *attack) forgedCertificate() string {
@@ -218,7 +221,7 @@ func (a *attack) forgedCertificate() string {
 		return h.name + " has a say about " + g.name
 	}
 	cert := cluster.DeathCertificate{
-		Cluster: clusterID, Guest: boot.Guest, Life: boot.Life, Host: cluster.HostName(h.name), HostBoot: "forged", Seq: 1 << 40, Cause: cluster.CauseDestroyed,
+		Cluster: clusterID, Guest: boot.Guest, Life: boot.Life, Host: cluster.HostName(h.name), HostBoot: forgedBoot, Seq: 1 << 40, Cause: cluster.CauseDestroyed,
 	}
 	cert.Signature = ed25519.Sign(h.key, cert.SigningBytes())
 	a.put(cluster.KeyCertificate(boot.Life, cert.Host), cert)

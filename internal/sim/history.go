@@ -132,6 +132,11 @@ func (h *history) judge(before *cluster.State) {
 			h.judgeTicket(name, ticket.Value)
 		}
 	}
+	for _, cert := range s.Certs {
+		if cert.Rev == s.Rev {
+			h.judgeDurable(cert.Value)
+		}
+	}
 	for name, owner := range s.Owners {
 		h.judgeOwner(name, before.Owners[name].Value, owner.Value)
 	}

@@ -1,6 +1,8 @@
 package sim
 
 import (
+	"bytes"
+	"encoding/base64"
 	"slices"
 	"time"
 
@@ -214,4 +216,16 @@ func (g *guest) startedByHand() cluster.ServiceName {
 		}
 	}
 	return ""
+}
+
+// judgeDurable checks P9: what a host has told stands in its journal, as long as
+// no disk has lost what it had promised to keep.
+func (h *history) judgeDurable(cert cluster.DeathCertificate) {
+	h.w.mu.Lock()
+	host := h.w.hosts[string(cert.Host)]
+	h.w.mu.Unlock()
+	signature := base64.StdEncoding.EncodeToString(cert.Signature)
+	if cert.HostBoot != forgedBoot && !h.w.inDoubt() && !bytes.Contains(host.storage.Bytes(), []byte(signature)) {
+		h.w.violate("P9", "%s has told that life %s ended, and does not remember it", host.name, cert.Life)
+	}
 }

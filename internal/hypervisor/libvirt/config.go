@@ -26,7 +26,7 @@ type Config struct {
 	// means libvirt's own place for each URI.
 	RunDir string `json:"run_dir,omitempty"`
 	// HookSocket is where the hooks that `ringfence hostd hooks install` sets up
-	// ask whether a guest may come; "" asks nobody.
+	// ask whether a guest may come; "" answers nobody.
 	HookSocket string `json:"hook_socket,omitempty"`
 }
 

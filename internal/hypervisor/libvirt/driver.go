@@ -26,9 +26,10 @@ type Driver struct {
 	gate     gate
 	channels channels
 
-	ctx    context.Context // ends with Close
-	cancel context.CancelFunc
-	group  sync.WaitGroup // all goroutines of the driver
+	ctx     context.Context // ends with Close
+	cancel  context.CancelFunc
+	group   sync.WaitGroup // all goroutines of the driver
+	closing sync.Mutex     // guards cancel against spawn
 }
 
 var (
@@ -89,7 +90,9 @@ func newDriver(config Config, log *slog.Logger, s seams) (*Driver, error) {
 
 // Close ends the driver's streams and connections. Guests run on.
 func (d *Driver) Close() {
+	d.closing.Lock()
 	d.cancel()
+	d.closing.Unlock()
 	d.gate.close()
 	d.channels.close()
 	for _, h := range d.hosts {
@@ -102,6 +105,17 @@ func (d *Driver) Close() {
 		h.release()
 	}
 	d.hub.breakAll()
+}
+
+// spawn runs do in a goroutine for which Close waits; false when it is too late.
+func (d *Driver) spawn(do func()) bool {
+	d.closing.Lock()
+	defer d.closing.Unlock()
+	if d.ctx.Err() != nil {
+		return false
+	}
+	d.group.Go(do)
+	return true
 }
 
 // Remote reports whether a connection leads to another machine. The lives that
@@ -121,10 +135,11 @@ func (d *Driver) HostBoot(ctx context.Context) (string, error) {
 	return d.hostBoot, ctx.Err()
 }
 
-// Check implements hypervisor.Checker: every connection answers.
+// Check implements hypervisor.Checker: every connection shows its guests, for which
+// it needs the driver of the hypervisor behind it.
 func (d *Driver) Check(ctx context.Context) error {
 	for _, h := range d.hosts {
-		if _, err := h.client.Hostname(ctx); err != nil {
+		if _, err := h.client.List(ctx, lv.ListActive); err != nil {
 			return fmt.Errorf("check %s: %w: %w", h.uri, hypervisor.ErrUnavailable, err)
 		}
 	}

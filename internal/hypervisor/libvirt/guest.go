@@ -53,7 +53,6 @@ type guest struct {
 	name    string
 	current *run
 	former  []*run // that have been followed by another, oldest first
-	last    string // the configuration with which it last ran
 	queue   []func(context.Context)
 	working bool
 }
@@ -69,9 +68,8 @@ func (g *guest) enqueue(do func(context.Context)) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.queue = append(g.queue, do)
-	if !g.working && g.h.d.ctx.Err() == nil {
-		g.working = true
-		g.h.d.group.Go(g.work)
+	if !g.working {
+		g.working = g.h.d.spawn(g.work)
 	}
 }
 
@@ -117,7 +115,7 @@ func (g *guest) set(change func()) {
 // and errUnclear: libvirt and the processes do not fit together, look again.
 func (g *guest) see(ctx context.Context, dom lv.Domain, arriving bool) (*run, error) {
 	id, err := g.h.identify(dom)
-	if r := g.now(); r != nil && (err == nil && r.key == id.key || err == nil && id.unknowable) && (r.life != "" || arriving) {
+	if r := g.now(); r != nil && err == nil && r.key == id.key && (r.life != "" || arriving) {
 		return r, nil
 	}
 	if err != nil {
@@ -165,7 +163,7 @@ func (g *guest) adopt(ctx context.Context, dom lv.Domain, id ident, arriving boo
 	case old != nil:
 		g.former = append(g.former, old)
 	}
-	g.current, g.last = r, r.text
+	g.current = r
 	return r, nil
 }
 

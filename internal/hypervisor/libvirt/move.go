@@ -23,7 +23,15 @@ func (d *Driver) Abort(ctx context.Context, id cluster.GuestID, life cluster.Lif
 	// What was allowed and has not begun is refused from here on; what has begun
 	// is seen below.
 	d.gate.revoke(id, life)
-	f, err := d.find(ctx, id)
+	look, cancel := context.WithTimeout(ctx, d.patience)
+	defer cancel()
+	f, err := d.find(look, id)
+	if errors.Is(err, hypervisor.ErrUnavailable) && ctx.Err() == nil {
+		if g, _ := d.held(id, life); g != nil {
+			// So that Off may come, which is careful by itself.
+			return fmt.Errorf("abort migration: libvirt does not answer, and no migration of guest %s was known: %w", id, hypervisor.ErrNotRunning)
+		}
+	}
 	switch {
 	case err != nil:
 		return fmt.Errorf("abort migration: %w", err)
@@ -34,12 +42,12 @@ func (d *Driver) Abort(ctx context.Context, id cluster.GuestID, life cluster.Lif
 		}
 		return errors.Join(err, errors.New("abort migration: it had switched over, or is on its way"))
 	case f.run != nil && f.run.life == life && life != "" && f.guest.State != hypervisor.StateOff:
-		leaves, err := f.leaves(ctx)
-		if err == nil && leaves {
-			return f.abortLeaving(ctx)
-		}
+		had, err := f.abortLeaving(ctx)
 		if err != nil {
 			return fmt.Errorf("abort migration: %w", err)
+		}
+		if had {
+			return nil
 		}
 	}
 	return fmt.Errorf("abort migration: guest %s does not migrate in that life: %w", id, hypervisor.ErrNotRunning)
@@ -64,25 +72,26 @@ func (f found) leaves(ctx context.Context) (bool, error) {
 }
 
 // abortLeaving ends a migration away from here and sees it ended: no job any more,
-// and the guest runs on in its process. Nil also when there was none.
-func (f found) abortLeaving(ctx context.Context) error {
+// and the guest runs on in its process. had says whether there was one.
+func (f found) abortLeaving(ctx context.Context) (had bool, err error) {
 	g := f.h.guest(f.dom)
 	asked := false
 	for {
 		look, cancel := context.WithTimeout(ctx, f.h.d.patience)
 		leaves, err := f.leaves(look)
 		cancel()
-		if err != nil && !asked && ctx.Err() == nil && !g.isLeaving(f.run) {
+		if err != nil && !had && ctx.Err() == nil && !g.isLeaving(f.run) {
 			// The guest hangs. Libvirt has told of no migration, which it does
 			// before it switches one over, and this one will not be begun.
-			return nil
+			return false, nil
 		}
 		if err != nil {
-			return err
+			return had, err
 		}
 		if !leaves {
-			return f.stillHere(ctx, asked)
+			return had, f.stillHere(ctx, had)
 		}
+		had = true
 		g.enqueue(func(context.Context) { g.leave(f.run) }) // it may not have been noticed
 		if !asked {
 			asked = true
@@ -92,7 +101,7 @@ func (f found) abortLeaving(ctx context.Context) error {
 			}
 		}
 		if err := pause(ctx, pollInterval); err != nil {
-			return fmt.Errorf("the migration of guest %s is not seen aborted: %w", f.guest.ID, err)
+			return had, fmt.Errorf("the migration of guest %s is not seen aborted: %w", f.guest.ID, err)
 		}
 	}
 }
@@ -105,8 +114,8 @@ func (g *guest) isLeaving(r *run) bool {
 
 // stillHere makes sure behind a migration that was aborted that it had not
 // switched over.
-func (f found) stillHere(ctx context.Context, aborted bool) error {
-	if !aborted {
+func (f found) stillHere(ctx context.Context, had bool) error {
+	if !had {
 		return nil
 	}
 	state, why, err := f.h.client.State(ctx, f.dom)

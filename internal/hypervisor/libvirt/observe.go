@@ -12,7 +12,7 @@ import (
 const (
 	// seeRetry is the pause before a guest that could not be identified is looked
 	// at again.
-	seeRetry = 500 * time.Millisecond
+	seeRetry = 2 * time.Second
 	// leavingPoll is the pause between two looks at a migration away from here:
 	// libvirt announces none that comes to nothing.
 	leavingPoll = 200 * time.Millisecond
@@ -148,7 +148,7 @@ func (g *guest) suspended(ctx context.Context, e lv.Event) {
 		g.leave(r) // the target runs it; what is here is a rest that it still reads
 		g.set(func() { r.left = true })
 		g.tell(r, hypervisor.EventEnded, hypervisor.ReasonMigrated)
-	case e.Detail == lv.SuspendedFromSnapshot && r.resumed:
+	case e.Detail == lv.SuspendedFromSnapshot && (r.resumed || !r.image):
 		g.reverted(r) // an old memory image was loaded into the process as it runs
 		g.set(func() { r.paused = true })
 	case e.Detail == lv.SuspendedPaused && g.isSaving(ctx, r):
@@ -206,7 +206,7 @@ func (g *guest) resumedBy(ctx context.Context, e lv.Event) {
 	case !r.started:
 	case e.Lifecycle == lv.Resumed && e.Detail == lv.ResumedPostcopyFailed:
 		g.paused(r, hypervisor.ReasonFailed) // what it needs of its memory never came
-	case e.Lifecycle == lv.Resumed && e.Detail == lv.ResumedFromSnapshot && r.resumed:
+	case e.Lifecycle == lv.Resumed && e.Detail == lv.ResumedFromSnapshot && (r.resumed || !r.image):
 		g.reverted(r)
 		g.set(func() { r.paused = false })
 	default:

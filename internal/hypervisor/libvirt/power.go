@@ -18,6 +18,8 @@ const (
 	patience = 4 * time.Second
 	// endWait bounds the wait for the word of libvirt behind the end of a process.
 	endWait = 5 * time.Second
+	// toldWait bounds the wait until the watchers know what a call has done.
+	toldWait = 3 * time.Second
 	// killWait bounds the wait for a killed process.
 	killWait = 5 * time.Second
 )
@@ -81,7 +83,22 @@ func (f found) start(ctx context.Context, create func(lv.Calls) (lv.Domain, erro
 	case r == nil:
 		return "", fmt.Errorf("guest %s was started and has ended at once", f.guest.ID)
 	}
+	f.h.guest(dom).awaitTold(ctx, func() bool { return r.started || r.isOver() })
 	return guest.Life, nil
+}
+
+// awaitTold waits until the worker has told what a call has done, so that whoever
+// watches from now on is not told of it. told is called with the guest's lock.
+func (g *guest) awaitTold(ctx context.Context, told func() bool) {
+	ctx, cancel := context.WithTimeout(ctx, toldWait)
+	defer cancel()
+	for {
+		done := false
+		g.set(func() { done = told() })
+		if done || pause(ctx, time.Millisecond) != nil {
+			return
+		}
+	}
 }
 
 // Off implements hypervisor.Driver.
@@ -109,8 +126,7 @@ func (d *Driver) Off(ctx context.Context, id cluster.GuestID, life cluster.LifeI
 	// From here on its end is what is told of it, not that a migration failed.
 	f.h.guest(f.dom).set(func() { f.run.ending = true })
 	// A process that is killed at the source proves nothing about the target.
-	err = f.abortLeaving(ctx)
-	if err == nil {
+	if _, err = f.abortLeaving(ctx); err == nil {
 		err = f.destroy(ctx)
 	}
 	if err != nil {
@@ -261,6 +277,7 @@ func (d *Driver) change(ctx context.Context, id cluster.GuestID, life cluster.Li
 	case after.State != want:
 		return fmt.Errorf("make guest %s %s: libvirt says done, and it is %s", id, want, after.State)
 	}
+	f.h.guest(f.dom).awaitTold(ctx, func() bool { return r.paused == (want == hypervisor.StatePaused) || r.isOver() })
 	return nil
 }
 

@@ -43,6 +43,9 @@ func TestOffWhereLibvirtHangs(t *testing.T) {
 			})
 			ctx, cancel := context.WithTimeout(t.Context(), callTimeout)
 			defer cancel()
+			if err := f.Abort(ctx, guestID("vm1"), life); !errors.Is(err, hypervisor.ErrNotRunning) {
+				t.Fatalf("hostd aborts before off, and hears: %v", err)
+			}
 			if err := f.Off(ctx, guestID("vm1"), life); err != nil {
 				t.Fatal(err)
 			}
@@ -77,6 +80,9 @@ func TestOffDoesNotKillWhatMayHaveSwitchedOver(t *testing.T) {
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
+	if err := f.Abort(ctx, guestID("vm1"), life); err == nil || errors.Is(err, hypervisor.ErrNotRunning) {
+		t.Errorf("abort, where nothing can be learned: %v", err)
+	}
 	if err := f.Off(ctx, guestID("vm1"), life); err == nil {
 		t.Error("off of a guest that leaves, of which nothing can be learned, is done")
 	}
@@ -141,6 +147,14 @@ func TestRevertsAreToldOnceAndRestoresAreNone(t *testing.T) {
 	f.want(events, "vm2", life+"2", "started/restored")
 	s.Change("vm2", func(*libvirttest.Guest) {}, libvirttest.Lifecycle(lv.Resumed, lv.ResumedFromSnapshot))
 	f.want(events, "vm2", life+"2", "started/from snapshot") // old libvirts load it into the process that runs
+
+	f.qemu("vm3")
+	s.Add(libvirttest.Guest{Name: "vm3", State: lv.StateRunning})
+	f.settle("vm3")
+	cold := f.life("vm3")
+	events = f.watch()
+	s.Change("vm3", func(*libvirttest.Guest) {}, libvirttest.Lifecycle(lv.Resumed, lv.ResumedFromSnapshot))
+	f.want(events, "vm3", cold, "started/from snapshot")
 }
 
 func TestWhatHappensInsideALife(t *testing.T) {

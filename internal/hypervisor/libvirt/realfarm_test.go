@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -212,9 +213,33 @@ func TestTwentyRealGuests(t *testing.T) {
 		return err
 	})
 	f.wantAlive(func(n int) bool { return n != 8 && n != 9 })
+	f.Run("virsh", "-c", "qemu:///system", "reset", f.guests[18].Name)
+	f.told(18, f.lives[18], hypervisor.EventInside, hypervisor.ReasonReset)
+	f.qemuHangs()
 	f.libvirtdDies()
 	f.revert()
 	f.leakedStamp()
+}
+
+// qemuHangs: a QEMU that does nothing any more is ended all the same, in time.
+func (f *farm) qemuHangs() {
+	pid := f.qemuOf(f.id(17))
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		f.t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(f.t.Context(), 15*time.Second) // what hostd gives to off
+	defer cancel()
+	if err := f.off(ctx, 17); err != nil {
+		f.t.Errorf("off of a guest whose QEMU hangs: %v", err)
+	}
+	if f.qemuOf(f.id(17)) != 0 {
+		f.t.Error("its process is there")
+	}
+	life, err := f.On(f.t.Context(), f.id(17))
+	if err != nil {
+		f.t.Error(err)
+	}
+	f.lives[17] = life
 }
 
 // libvirtdDies: guests and driver outlive libvirtd; what ends meanwhile is told
@@ -289,5 +314,51 @@ func (f *farm) leakedStamp() {
 	}
 	if old, err := filepath.Glob(f.Path("run/ringfence/admitted/*")); err != nil || len(old) != 0 {
 		f.t.Errorf("admissions were left: %v, %v", old, err)
+	}
+}
+
+// TestLibvirtsTestDriver: where guests have no process, libvirt's word is all.
+func TestLibvirtsTestDriver(t *testing.T) {
+	t.Parallel()
+	r := &real{libvirtlab.Start(t, "plain"), t}
+	d := r.driver(t, func(c *Config) { c.URIs = []string{r.URI("test", "/default")} })
+	g, err := d.Find(t.Context(), "test")
+	if err != nil || g.State != hypervisor.StateRunning || g.Life.HostBoot() != d.hostBoot {
+		t.Fatalf("found %+v, %v", g, err)
+	}
+	events, err := d.Watch(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := func(kind hypervisor.EventKind, life cluster.LifeID) {
+		t.Helper()
+		select {
+		case e := <-events:
+			if e.Kind != kind || e.Life != life {
+				t.Errorf("told %+v, want %s of %s", e, kind, life)
+			}
+		case <-time.After(callTimeout):
+			t.Fatalf("%s is not told", kind)
+		}
+	}
+	if err := d.Pause(t.Context(), g.ID, g.Life); err != nil {
+		t.Error(err)
+	}
+	want(hypervisor.EventPaused, g.Life)
+	if err := d.Off(t.Context(), g.ID, g.Life); err != nil {
+		t.Error(err)
+	}
+	want(hypervisor.EventEnded, g.Life)
+	next, err := d.On(t.Context(), g.ID)
+	if err != nil || next == g.Life {
+		t.Errorf("on: life %s, was %s, %v", next, g.Life, err)
+	}
+	want(hypervisor.EventStarted, next)
+	list, err := d.List(t.Context())
+	if err != nil || len(list) != 1 || list[0].Life != next {
+		t.Errorf("list %+v, %v", list, err)
+	}
+	if err := d.Check(t.Context()); err != nil {
+		t.Error(err)
 	}
 }

@@ -61,7 +61,8 @@ func (h *host) lookOnce(ctx context.Context, dom lv.Domain) (hypervisor.Guest, *
 	if err != nil {
 		return guest, nil, unavailable(err)
 	}
-	if !isActive(state) {
+	// Xen's crashed domains have no run any more, unless they are kept.
+	if !isActive(state) || state == lv.StateCrashed && h.uri.Driver == "xen" && dom.ID < 0 {
 		guest.State = hypervisor.StateOff
 		if h.uri.Driver == "xen" {
 			return guest, nil, nil
@@ -258,7 +259,7 @@ func (h *host) forget(domains []lv.Domain) {
 func (g *guest) idle() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.current == nil && len(g.former) == 0 && !g.working && g.last == ""
+	return g.current == nil && len(g.former) == 0 && !g.working
 }
 
 // found is a guest that was looked up.

@@ -63,6 +63,11 @@ var mutants = []mutant{
 		"	return a.driver.Off(ctx, t.Guest, t.Life)\n}\n\n// abort",
 		"	if now, err := a.driver.State(ctx, t.Guest); err == nil && now.Life != \"\" {\n		t.Life = now.Life\n	}\n	return a.driver.Off(ctx, t.Guest, t.Life)\n}\n\n// abort",
 	}}},
+	{"an end is told and not written down", "P9", []edit{{
+		"internal/hostd/journal/journal.go",
+		"	if err := j.storage.Append(frame); err != nil {\n",
+		"	if entries[len(entries)-1].Certificate != nil {\n		frame = nil\n	} else if err := j.storage.Append(frame); err != nil {\n",
+	}}},
 	{"unknown is off", "P19", []edit{{
 		"internal/plan/fence.go",
 		"	return report.Outcome == cluster.OutcomeDone && report.Covers(boot)", "	return report.Outcome != cluster.OutcomeNotDone",

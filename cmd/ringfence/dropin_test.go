@@ -18,7 +18,7 @@ const cDaemon = "/usr/sbin/fence_virtd"
 
 // TestMain: under another name than that of a test, this binary is the program.
 func TestMain(m *testing.M) {
-	if filepath.Base(os.Args[0]) == "fence_virtd" {
+	if name := filepath.Base(os.Args[0]); name == "fence_virtd" || name == "ringfence" {
 		main()
 	}
 	os.Exit(m.Run())

@@ -24,14 +24,14 @@ func TestWhichLibvirtHostdSpeaksFor(t *testing.T) {
 		{"no URI of libvirt", "", "driver", []string{"vbox:///session"}},
 		{"an unknown setting", `{"url": "x"}`, "unknown field", nil},
 	} {
-		o := HostdOptions{Driver: "libvirt", URIs: c.uris, Log: slog.New(slog.DiscardHandler)}
+		o := HostdOptions{Data: "native", Driver: "libvirt", URIs: c.uris, Log: slog.New(slog.DiscardHandler)}
 		if c.file != "" {
 			o.DriverConfig = file
 			if err := os.WriteFile(file, []byte(c.file), 0o600); err != nil {
 				t.Fatal(err)
 			}
 		}
-		driver, closeDriver, err := openDriver(t.Context(), o)
+		driver, closeDriver, err := openDriver(t.Context(), o, false)
 		if err == nil {
 			if _, ok := driver.(*libvirt.Driver); !ok {
 				t.Errorf("%s: the driver is a %T", c.why, driver)

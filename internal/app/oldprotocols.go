@@ -20,6 +20,8 @@ type fenceVirtServer interface {
 	Reload(cfg fencevirt.Config) error
 	// Close ends a server that is not run.
 	Close() error
+	// Status says what is open and what was dropped.
+	Status() fencevirt.Status
 }
 
 // serveFunc opens every listener of a configuration, or none and says why.
@@ -94,13 +96,15 @@ func oldProtocols(ctx context.Context, o HostdOptions, file conf.File, driver hy
 		return part{}, err
 	}
 	standalone(o, file, driver)
+	file.Server.Version = o.Version
 	server, err := serve(file.Server, driver, o.Log)
 	if err != nil {
 		return part{}, err
 	}
 	o.Log.Info("the fence_virt protocols are served", "component", "app", "config", file.Path, "listeners", len(file.Server.Listeners))
 	return part{
-		name: "fence_virt protocols", run: server.Run, close: server.Close,
+		name: "fence_virt protocols", close: server.Close,
+		run: func(ctx context.Context) error { return runWithStatus(ctx, server, fencevirt.StatusSocket, o.Log) },
 		reload: func() error {
 			next, err := o.Load()
 			if err != nil {
@@ -110,9 +114,24 @@ func oldProtocols(ctx context.Context, o HostdOptions, file conf.File, driver hy
 			if fmt.Sprint(next.URIs) != fmt.Sprint(file.URIs) {
 				return errors.New("other hypervisor URIs need a restart")
 			}
+			next.Server.Version = o.Version
 			return server.Reload(next.Server)
 		},
 	}, nil
+}
+
+// runWithStatus runs a server, and tells `ringfence doctor` about it meanwhile.
+func runWithStatus(ctx context.Context, server fenceVirtServer, socket string, log *slog.Logger) error {
+	ctx, cancel := context.WithCancel(ctx)
+	telling := make(chan struct{})
+	go func() {
+		defer close(telling)
+		fencevirt.ServeStatus(ctx, socket, server, log)
+	}()
+	err := server.Run(ctx)
+	cancel()
+	<-telling
+	return err
 }
 
 // standalone has the hypervisor refuse that a guest of a fixed map comes here from

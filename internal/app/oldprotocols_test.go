@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,6 +19,7 @@ import (
 	"ringfence/internal/fencevirt"
 	"ringfence/internal/fencevirt/conf"
 	"ringfence/internal/hypervisor"
+	"ringfence/internal/hypervisor/mem"
 )
 
 // lister is a hypervisor that does not answer before a time.
@@ -51,6 +53,8 @@ func (s *oldServer) Reload(cfg fencevirt.Config) error {
 	s.said <- fmt.Sprint("reload ", cfg.Listeners[0].Dir)
 	return s.refuses
 }
+
+func (s *oldServer) Status() fencevirt.Status { return fencevirt.Status{} }
 
 func (s *oldServer) Close() error {
 	s.said <- "close"
@@ -89,6 +93,7 @@ func TestABadFileKeepsTheOldOne(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error)
 	go func() { ended <- runParts(ctx, parts) }()
+	said := []string{<-server.said} // it runs
 	go func() { reloadParts(ctx, o, parts); ended <- nil }()
 	again := func(text string) {
 		write(text)
@@ -110,7 +115,6 @@ func TestABadFileKeepsTheOldOne(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	var said []string
 	for len(server.said) > 0 {
 		said = append(said, <-server.said)
 	}
@@ -170,4 +174,38 @@ func TestWaitsForTheHypervisor(t *testing.T) {
 			t.Errorf("the end: %v after %s", err, d)
 		}
 	})
+}
+
+// TestDoctorCanAskWhatIsServed while the server runs, and no longer.
+func TestDoctorCanAskWhatIsServed(t *testing.T) {
+	cfg := fencevirt.Config{Version: "v9", Listeners: []fencevirt.Listener{{
+		Kind: fencevirt.KindTCP, Where: "f:1", Address: netip.MustParseAddr("127.0.0.1"), Keys: []fencevirt.Key{{}},
+	}}}
+	server, err := serveFenceVirt(cfg, mem.New("boot"), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket := fmt.Sprintf("@ringfence/test-%d", os.Getpid())
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- runWithStatus(ctx, server, socket, slog.New(slog.DiscardHandler)) }()
+	var status fencevirt.Status
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if status, err = fencevirt.AskStatus(t.Context(), socket); err == nil {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal(err)
+		}
+	}
+	if status.PID != os.Getpid() || status.Version != "v9" || len(status.Listeners) != 1 || status.Listeners[0].Where != "f:1" {
+		t.Errorf("%+v", status)
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if _, err := fencevirt.AskStatus(t.Context(), socket); err == nil {
+		t.Error("it is answered after its end")
+	}
 }

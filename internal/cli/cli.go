@@ -118,7 +118,7 @@ Begin with ` + "`ringfence demo`" + `, which shows it on this machine, or with
 			root.AddCommand(c)
 		}
 	}
-	in(groupSee, a.statusCmd(), a.explainCmd(), a.eventsCmd(), a.decisionCmd())
+	in(groupSee, a.statusCmd(), a.explainCmd(), a.eventsCmd(), a.decisionCmd(), a.doctorCmd())
 	in(groupRun, a.serviceCmd(), a.configCmd(), a.nodeCmd())
 	in(groupBuild, a.initCmd(), a.tokenCmd(), a.joinCmd(), a.witnessCmd(), a.hostdCmd(), a.hostCmd(), a.clusterCmd())
 	in(groupSave, a.backupCmd(), a.restoreCmd(), a.recoverQuorumCmd())

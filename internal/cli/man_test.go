@@ -9,8 +9,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/cobra"
 
+	"ringfence/internal/doctor"
 	"ringfence/internal/fencevirt/conf"
 )
 
@@ -59,6 +61,32 @@ func TestEveryFlagOfHostdStandsInItsManual(t *testing.T) {
 	walk(a.hostdCmd(), "ringfence hostd")
 	if seen < 15 {
 		t.Errorf("only %d flags seen", seen)
+	}
+}
+
+// TestEveryFlagAndLegOfDoctorStandsInItsManual, and nothing else that looks like one.
+func TestEveryFlagAndLegOfDoctorStandsInItsManual(t *testing.T) {
+	text := page(t, "ringfence-doctor.8")
+	flags := regexp.MustCompile(`(?m)^ .*--([a-z-]+)`).FindAllStringSubmatch((&app{}).doctorCmd().LocalFlags().FlagUsages(), -1)
+	for _, flag := range flags {
+		if !strings.Contains(text, "\n.It Fl -"+flag[1]+"\n") && !strings.Contains(text, "\n.It Fl -"+flag[1]+" ") {
+			t.Errorf("--%s does not stand in the manual", flag[1])
+		}
+	}
+	if got := strings.Count(text, "\n.It Fl -"); len(flags) < 10 || got != len(flags) {
+		t.Errorf("%d flags, %d in the manual", len(flags), got)
+	}
+	_, legs, _ := strings.Cut(text, "\n.Sh LEGS OF A GUEST\n")
+	guest, rest, _ := strings.Cut(legs, "\n.Sh LEGS OF A HOST\n")
+	host, _, _ := strings.Cut(rest, "\n.Sh ")
+	for section, want := range map[string][]string{guest: append(doctor.GuestLegs(), doctor.LegConnect), host: doctor.HostLegs()} {
+		var got []string
+		for _, m := range regexp.MustCompile(`(?m)^\.It (.*)$`).FindAllStringSubmatch(section, -1) {
+			got = append(got, m[1])
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Error(diff)
+		}
 	}
 }
 

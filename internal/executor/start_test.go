@@ -124,6 +124,43 @@ func TestTicketOfUnknownOutcomeStartsOnceWhateverTheTruth(t *testing.T) {
 	}
 }
 
+// stashed keeps the first ticket that is committed for later, and says that its
+// outcome is unknown.
+type stashed struct {
+	store.Store
+	mu sync.Mutex
+	tx *store.Tx
+}
+
+func (s *stashed) Commit(ctx context.Context, tx store.Tx) (cluster.Revision, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.tx == nil && tx.Writes[0].Key == cluster.KeyTicket("web") {
+		s.tx = &tx
+		return 0, store.ErrUnknown
+	}
+	return s.Store.Commit(ctx, tx)
+}
+
+// I2: evidence is newer than the last start ticket, or it is none. Found by the
+// simulator, seed 10461.
+func TestATicketThatArrivesBehindTheWordOnItsStartIsVoid(t *testing.T) {
+	inBubble(t, func(r *rig) {
+		r.end()
+		var link *stashed
+		r.daemon("n1", func(s store.Store) store.Store { link = &stashed{Store: s}; return link })
+		r.own(run(1))
+		r.after(5 * time.Second)
+		before := r.state()
+		if _, err := r.leader.Commit(t.Context(), *link.tx); err == nil {
+			t.Errorf("the ticket stands anew behind the report of revision %d", before.Reports["web"].Rev)
+		}
+		if got := r.state().Tickets["web"].Rev; got != before.Tickets["web"].Rev {
+			t.Errorf("the ticket is of revision %d, want %d", got, before.Tickets["web"].Rev)
+		}
+	})
+}
+
 // heldBack hands out the answers of commits only when told to.
 type heldBack struct {
 	store.Store

@@ -23,8 +23,8 @@ const (
 // ticket stood already, from an earlier run of the daemon on this boot: then
 // something may be running and nothing may be started blindly.
 //
-// A commit of unknown outcome is simply tried again: the guards allow the same
-// ticket once more or refuse it, and one that arrives late is found standing.
+// A commit of unknown outcome is simply tried again: the guards allow the ticket
+// once, and one that arrives late is found standing.
 func (w *worker) ticket(ctx context.Context, o order) (adopted, ok bool) {
 	for ctx.Err() == nil {
 		if now := w.order(); !now.run || now.owner.Rev != o.owner.Rev {
@@ -85,6 +85,9 @@ func (w *worker) ticketTx(o order) (tx store.Tx, adopted, stale bool) {
 			tx.Writes = []cluster.Write{cluster.Put(cluster.KeyReport(w.service), w.reports.report(
 				cluster.ReportStarting, owner.Generation, "the daemon was restarted", 0))}
 		case !stands:
+			// Once: a try that arrives late must not stand behind the last word on
+			// the start, which would prove nothing then (I2).
+			tx.Guards = append(tx.Guards, cluster.Guard{Key: cluster.KeyTicket(w.service), Rev: s.Tickets[w.service].Rev})
 			tx.Writes = []cluster.Write{cluster.Put(cluster.KeyTicket(w.service), cluster.Ticket{
 				Service: w.service, Generation: owner.Generation, Node: w.Node, Boot: w.Boot, Epoch: s.Leader.Value.Epoch,
 			})}

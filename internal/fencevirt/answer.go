@@ -42,6 +42,7 @@ type answer struct {
 	result  xvm.Result
 	listed  bool
 	entries []xvm.Entry
+	noGuest bool // the guest is unknown here, or elsewhere; the result does not tell
 }
 
 // answerer carries requests out. It is safe for concurrent use.
@@ -63,6 +64,7 @@ func (a *answerer) answer(ctx context.Context, r request) answer {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	out, err := a.carryOut(ctx, r)
+	out.noGuest = out.noGuest || errors.Is(err, hypervisor.ErrNoGuest) || errors.Is(err, errNotHere)
 	level := slog.LevelDebug
 	args := []any{
 		"op", r.op.String(), "guest", r.guest, "from", r.from.String(), "key", r.key.Name,
@@ -105,7 +107,7 @@ func (a *answerer) carryOut(ctx context.Context, r request) (answer, error) {
 	case guest.ID != "" && !r.key.allows(r.from, guest):
 		return answer{result: xvm.ResultDenied}, errors.New("no group of the requester has that guest")
 	case r.op == xvm.OpStatus && (unknown || errors.Is(err, errNotHere)):
-		return answer{result: xvm.ResultOff}, nil // off or unknown: P13
+		return answer{result: xvm.ResultOff, noGuest: true}, nil // off or unknown: P13
 	case err != nil:
 		return failed(err)
 	}

@@ -14,6 +14,8 @@ type Config struct {
 	// have. Empty: every guest of the hypervisor. A mapped guest that is not here
 	// is unknown, and one that is here without being mapped is as if it were not.
 	Guests []string
+	// Version is told to guests that ask for a diagnosis.
+	Version string
 }
 
 // Kind is how requests come in.
@@ -53,6 +55,9 @@ type Listener struct {
 	Dir string
 	// PortName is the name of the port of virtio inside of the guest.
 	PortName string
+	// NoDiagnosis keeps multicast, udp and tcp from saying what became of a request, to
+	// guests that ask for a diagnosis (package xvmdiag).
+	NoDiagnosis bool
 }
 
 // Key is one shared secret with what its holders may do.

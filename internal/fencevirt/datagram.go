@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"ringfence/internal/wire/xvm"
+	"ringfence/internal/wire/xvmdiag"
 )
 
 const (
@@ -25,6 +26,10 @@ const (
 type arrival struct {
 	source netip.AddrPort
 	zone   string // of the interface, for a client with a link-local address
+	// Of multicast: the interface; whether it was sent to the group; and whether it
+	// came by an interface that the listener does not use.
+	index           int
+	toGroup, unused bool
 }
 
 // socket is what a datagram endpoint reads from.
@@ -35,6 +40,10 @@ type socket interface {
 	// apply changes which these are.
 	follow(ctx context.Context)
 	apply(Listener)
+	// reply sends a datagram, and joinedOn says on which interfaces the group is
+	// joined, by index.
+	reply(b []byte, to netip.AddrPort) error
+	joinedOn() map[int]string
 	addr() net.Addr
 	close()
 }
@@ -48,6 +57,8 @@ type datagram struct {
 }
 
 func (e *datagram) addr() net.Addr { return e.socket.addr() }
+
+func (e *datagram) describe() (*settings, map[int]string) { return e.get(), e.socket.joinedOn() }
 
 func (e *datagram) close() { e.socket.close() }
 
@@ -69,7 +80,7 @@ func (e *datagram) serve(ctx context.Context) {
 	defer func() { cancel(); <-followed }()
 	// One byte more than any datagram that is looked at; the rest of a longer one is
 	// cut off by the kernel, as the C daemon cuts it off.
-	buffer := make([]byte, xvm.RequestSize+1)
+	buffer := make([]byte, xvmdiag.ProbeSize+1)
 	for {
 		n, from, err := e.socket.read(buffer)
 		switch {
@@ -91,45 +102,66 @@ func (e *datagram) receive(packet []byte, from arrival) {
 		d.drops.drop(l.Where, source, "the datagram is too short", "bytes", len(packet), "want_bytes", xvm.RequestSize)
 		return
 	}
+	p := e.probe(l, packet, from)
+	if from.unused {
+		d.drops.drop(l.Where, source, "it came by an interface that the listener does not use", "interface", interfaceName(from.index))
+		p.arrived(xvmdiag.OutcomeInterface)
+		return
+	}
 	packet = bytes.Clone(packet[:xvm.RequestSize])
 	key, err := verify(l.Listener, packet)
 	if err != nil {
 		d.drops.drop(l.Where, source, err.Error())
+		p.refused(err)
 		return
 	}
+	p.verified(key)
 	r, err := xvm.ParseRequest(packet)
 	if err == nil {
 		err = callable(r)
 	}
 	if err != nil {
 		d.drops.drop(l.Where, source, "the request makes no sense", "err", err)
+		p.refused(err)
 		return
 	}
 	if r.Hash != xvm.HashNone && e.history.replayed(packet) {
 		d.drops.drop(l.Where, source, errReplay.Error())
+		p.arrived(xvmdiag.OutcomeReplay)
 		return
 	}
+	e.admit(l, key, r, from, p)
+}
+
+// admit carries a request out that was verified, unless its run is under way.
+func (e *datagram) admit(l *settings, key Key, r xvm.Request, from arrival, p *probe) {
+	d := e.daemon
 	c := call{runOf(r.Op, r.Seq, r.Guest), netip.AddrPortFrom(zoned(r.Address.Unmap(), from.zone), r.Port)}
 	if !e.history.begin(c) {
-		d.log.Debug("request repeated while it is carried out", "listener", l.Where, "source", source)
+		d.log.Debug("request repeated while it is carried out", "listener", l.Where, "source", from.source.Addr().String())
+		p.arrived(xvmdiag.OutcomeRepeated)
 		return
 	}
 	ctx, cancel := context.WithCancel(d.work)
-	source = plain(r.Address).String()
+	source := plain(r.Address).String()
 	place := e.limits.enter(source, cancel)
 	if place == nil {
 		cancel()
 		e.history.end(c)
 		d.drops.drop(l.Where, source, "too many requests at the same time")
+		p.arrived(xvmdiag.OutcomeBusy)
 		return
 	}
+	p.arrived(xvmdiag.OutcomeAccepted)
 	d.requests.Go(func() {
 		defer cancel()
 		defer place.leave()
 		defer e.history.end(c)
-		if err := e.handle(ctx, l, key, r, c, place); err != nil {
+		out, err := e.handle(ctx, l, key, r, c, place)
+		if err != nil {
 			e.uncalled(c, place, source, err)
 		}
+		p.ended(out, err)
 	})
 }
 
@@ -155,16 +187,16 @@ func zoned(a netip.Addr, zone string) netip.Addr {
 	return a
 }
 
-func (e *datagram) handle(ctx context.Context, l *settings, key Key, r xvm.Request, c call, place *place) error {
+func (e *datagram) handle(ctx context.Context, l *settings, key Key, r xvm.Request, c call, place *place) (answer, error) {
 	done, err := e.history.admit(ctx, guarded(key, r), c.run)
 	if err != nil {
-		return err
+		return answer{}, err
 	}
 	defer done()
 	dialer := net.Dialer{Timeout: callBackLimit, KeepAlive: -1}
 	conn, err := dialer.DialContext(ctx, "tcp", c.to.String())
 	if err != nil {
-		return err
+		return answer{}, err
 	}
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })

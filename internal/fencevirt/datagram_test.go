@@ -390,7 +390,8 @@ func TestTheNextRunMayComeAsSoonAsTheClientHears(t *testing.T) {
 	go func() {
 		defer far.Close()
 		s := session{daemon: d, conn: far, place: newLimits().enter("x", nil), history: h, done: func() { h.end(c) }}
-		served <- s.serve(Config{}, Key{}, xvm.Request{Op: xvm.OpStatus, Guest: "a", Seq: 1}, address("10.0.0.1"))
+		_, err := s.serve(Config{}, Key{}, xvm.Request{Op: xvm.OpStatus, Guest: "a", Seq: 1}, address("10.0.0.1"))
+		served <- err
 	}()
 	if got, err := readReply(near, ""); err != nil || got.Result != xvm.ResultOK {
 		t.Error(got, err)

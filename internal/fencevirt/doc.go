@@ -47,5 +47,15 @@
 // Signed requests (hash) keep strangers out there too, for as long as nobody hears
 // them.
 //
+// # Diagnosis
+//
+// Guests may ask what becomes of a request (package xvmdiag): it is carried out as any
+// other, and at most two small reports tell what happened; doc/design/0008-doctor.md
+// says why that is no way to abuse the daemon. On its own host the daemon tells what
+// is open and what it dropped last (ServeStatus). Nothing of both changes what is
+// carried out.
+//
+// # Memory
+//
 // Every listener and every line has a history of its own, which reloads keep.
 package fencevirt

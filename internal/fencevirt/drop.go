@@ -2,6 +2,7 @@ package fencevirt
 
 import (
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 )
@@ -32,6 +33,7 @@ type drops struct {
 	began    time.Time // of the present span of dropQuiet
 	lines    int       // logged in it
 	silent   int       // not logged since the last line
+	latest   []Drop    // at most dropMemory, the latest last
 }
 
 type dropCount struct {
@@ -47,6 +49,7 @@ func newDrops(log *slog.Logger, now func() time.Time) *drops {
 // reason is one of few; what differs from drop to drop belongs into args.
 func (d *drops) drop(where, source, reason string, args ...any) {
 	suppressed, ok := d.turn(dropped{where, source, reason})
+	d.remember(dropped{where, source, reason})
 	if !ok {
 		return
 	}
@@ -86,4 +89,31 @@ func (d *drops) turn(subject dropped) (suppressed int, ok bool) {
 	d.lines++
 	count.silent, d.silent, count.logged = 0, 0, now
 	return suppressed, true
+}
+
+// remember keeps a drop for who asks later.
+func (d *drops) remember(s dropped) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	one := Drop{Listener: s.where, Source: s.source, Reason: s.reason}
+	for i, before := range d.latest {
+		if before.Listener == s.where && before.Source == s.source && before.Reason == s.reason {
+			one = before
+			d.latest = slices.Delete(d.latest, i, i+1)
+			break
+		}
+	}
+	if len(d.latest) == dropMemory {
+		d.latest = slices.Delete(d.latest, 0, 1)
+	}
+	one.Count++
+	one.Last = d.now()
+	d.latest = append(d.latest, one)
+}
+
+// recent returns what was dropped, oldest first.
+func (d *drops) recent() []Drop {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.latest)
 }

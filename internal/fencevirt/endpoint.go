@@ -27,6 +27,8 @@ type endpoint interface {
 	idle()
 	// addr is where it listens; nil when it does not.
 	addr() net.Addr
+	// describe says what it is, and on which interfaces it has joined a group.
+	describe() (l *settings, joined map[int]string)
 	// guests tells it which guests there are.
 	guests([]hypervisor.Guest)
 }
@@ -43,6 +45,7 @@ type daemon struct {
 	answerer   *answerer
 	challenges *challenges
 	drops      *drops
+	reports    *reportLimit
 	log        *slog.Logger
 	work       context.Context // of the requests; ends when they must
 	requests   sync.WaitGroup
@@ -57,6 +60,8 @@ type endpointBase struct {
 func (e *endpointBase) set(s settings) { e.settings.Store(&s) }
 
 func (e *endpointBase) get() *settings { return e.settings.Load() }
+
+func (e *endpointBase) describe() (*settings, map[int]string) { return e.get(), nil }
 
 func (e *endpointBase) guests([]hypervisor.Guest) {}
 

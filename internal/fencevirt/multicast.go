@@ -38,7 +38,6 @@ type multicast struct {
 	packet packetConn
 	group  netip.Addr
 	log    *slog.Logger
-	drops  *drops
 	kick   chan struct{}
 
 	want     atomic.Pointer[Listener]
@@ -57,9 +56,9 @@ type packetConn interface {
 	receive([]byte) (n int, to netip.Addr, index int, source net.Addr, err error)
 }
 
-func newMulticast(conn net.PacketConn, l Listener, log *slog.Logger, drops *drops) (*multicast, error) {
+func newMulticast(conn net.PacketConn, l Listener, log *slog.Logger) (*multicast, error) {
 	m := &multicast{
-		conn: conn, group: l.Address, log: log, drops: drops, kick: make(chan struct{}, 1),
+		conn: conn, group: l.Address, log: log, kick: make(chan struct{}, 1),
 		joined: map[int]string{}, told: map[string]string{},
 	}
 	var err error
@@ -90,8 +89,7 @@ func (m *multicast) apply(l Listener) {
 	}
 }
 
-// read returns the next datagram to the group by an interface of the listener, or
-// to an address of this machine.
+// read returns the next datagram to the group, or to an address of this machine.
 func (m *multicast) read(buffer []byte) (int, arrival, error) {
 	for {
 		n, to, index, source, err := m.packet.receive(buffer)
@@ -103,18 +101,27 @@ func (m *multicast) read(buffer []byte) (int, arrival, error) {
 			from.source = a.AddrPort()
 		}
 		// A number: package net would remember what a name meant for a minute.
-		from.zone = strconv.Itoa(index)
+		from.zone, from.index, from.toGroup = strconv.Itoa(index), index, to == m.group
 		_, selected := (*m.selected.Load())[index]
 		switch {
-		case to == m.group && !selected:
-			m.drops.drop(m.want.Load().Where, from.source.Addr().String(),
-				"it came by an interface that the listener does not use", "interface", interfaceName(index))
-			continue
+		case from.toGroup && !selected:
+			from.unused = true
 		case to.IsMulticast() && to != m.group, to == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
 			continue // somebody else's
 		}
 		return n, from, nil
 	}
+}
+
+func (m *multicast) reply(b []byte, to netip.AddrPort) error {
+	_, err := m.conn.WriteTo(b, net.UDPAddrFromAddrPort(to))
+	return err
+}
+
+func (m *multicast) joinedOn() map[int]string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return maps.Clone(m.joined)
 }
 
 func interfaceName(index int) string {

@@ -101,7 +101,7 @@ func (d *daemon) openMulticast(l Listener) (*multicast, error) {
 	err = conn.(*net.UDPConn).SetReadBuffer(receiveLimitBytes)
 	if err == nil {
 		var m *multicast
-		if m, err = newMulticast(conn, l, d.log, d.drops); err == nil {
+		if m, err = newMulticast(conn, l, d.log); err == nil {
 			return m, nil
 		}
 	}

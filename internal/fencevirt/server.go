@@ -39,7 +39,7 @@ type Server struct {
 func New(cfg Config, host Host, log *slog.Logger) (*Server, error) {
 	log = log.With("component", "fencevirt")
 	work, stopWork := context.WithCancel(context.Background())
-	d := &daemon{challenges: newChallenges(), drops: newDrops(log, time.Now), log: log, work: work}
+	d := &daemon{challenges: newChallenges(), drops: newDrops(log, time.Now), reports: newReportLimit(time.Now), log: log, work: work}
 	s := &Server{
 		daemon: d, stopWork: stopWork, stop: make(chan struct{}), ended: make(chan struct{}), endpoints: map[string]endpoint{},
 	}

@@ -139,17 +139,17 @@ type session struct {
 
 // serve carries out the request, once the client has shown that it holds the key,
 // and answers.
-func (s session) serve(cfg Config, k Key, r xvm.Request, from Requester) error {
+func (s session) serve(cfg Config, k Key, r xvm.Request, from Requester) (answer, error) {
 	if tcp, ok := s.conn.(*net.TCPConn); ok {
 		if err := tcp.SetWriteBuffer(sendLimitBytes); err != nil {
-			return err
+			return answer{}, err
 		}
 	}
 	if err := s.daemon.challenges.prove(s.conn, k); err != nil {
-		return err
+		return answer{}, err
 	}
 	if !s.place.busy() {
-		return errEvicted
+		return answer{}, errEvicted
 	}
 	out := s.daemon.answerer.answer(s.daemon.work, request{op: r.Op, guest: r.Guest, from: from, key: k, cfg: cfg})
 	s.history.complete(runOf(r.Op, r.Seq, r.Guest))
@@ -162,7 +162,7 @@ func (s session) serve(cfg Config, k Key, r xvm.Request, from Requester) error {
 		_, err = s.conn.Write(out.bytes(""))
 	}
 	if err != nil {
-		return fmt.Errorf("%w: %w", errNotTaken, err)
+		return out, fmt.Errorf("%w: %w", errNotTaken, err)
 	}
-	return nil
+	return out, nil
 }

@@ -80,6 +80,7 @@ func (e *stream) handle(ctx context.Context, conn net.Conn, place *place, from R
 	}
 	key, err := verify(l.Listener, packet[:])
 	if err != nil {
+		e.explain(conn, l, err)
 		return err
 	}
 	r, err := xvm.ParseRequest(packet[:])
@@ -98,7 +99,8 @@ func (e *stream) handle(ctx context.Context, conn net.Conn, place *place, from R
 	}
 	defer done()
 	s := session{daemon: d, conn: conn, place: place, history: e.history}
-	return s.serve(l.cfg, key, r, from)
+	_, err = s.serve(l.cfg, key, r, from)
+	return err
 }
 
 // peer says who is at the other end.

@@ -3,6 +3,7 @@ package fencevirt
 import (
 	"context"
 	"net"
+	"net/netip"
 )
 
 // udp is the socket of unicast requests.
@@ -10,8 +11,15 @@ type udp struct{ conn *net.UDPConn }
 
 func (s *udp) read(buffer []byte) (int, arrival, error) {
 	n, source, err := s.conn.ReadFromUDPAddrPort(buffer)
-	return n, arrival{source, source.Addr().Zone()}, err
+	return n, arrival{source: source, zone: source.Addr().Zone()}, err
 }
+
+func (s *udp) reply(b []byte, to netip.AddrPort) error {
+	_, err := s.conn.WriteToUDPAddrPort(b, to)
+	return err
+}
+
+func (s *udp) joinedOn() map[int]string { return nil }
 
 func (s *udp) follow(context.Context) {}
 

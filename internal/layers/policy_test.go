@@ -28,7 +28,7 @@ var packages = []struct {
 	{"internal/cli", shell},
 	{"internal/daemon", shell},
 	{"internal/demo/...", shell},
-	{"internal/doctor", shell},
+	{"internal/doctor/...", shell},
 	{"internal/interop", shell},
 	{"internal/lab", shell},
 	{"internal/layers", shell},

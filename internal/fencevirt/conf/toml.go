@@ -41,14 +41,14 @@ func tomlKeys(table string) []string {
 		"the file":                      {"hypervisor", "guests", "listener"},
 		"[hypervisor]":                  {"uris", "wait"},
 		"[guests]":                      {"map"},
-		"[[listener]]":                  {"kind", "address", "port", "interfaces", "dir", "port_name", "key", "group"},
+		"[[listener]]":                  {"kind", "address", "port", "interfaces", "dir", "port_name", "diagnose", "key", "group"},
 		"[[listener.key]]":              {"file", "hash", "auth", "group"},
 		"[[listener.key.group]]":        {"name", "from", "guests"},
 		"[[listener.group]]":            {"name", "from", "guests"},
-		string(fencevirt.KindTCP):       {"address", "port", "key"},
-		string(fencevirt.KindUDP):       {"address", "port", "key"},
+		string(fencevirt.KindTCP):       {"address", "port", "diagnose", "key"},
+		string(fencevirt.KindUDP):       {"address", "port", "diagnose", "key"},
 		string(fencevirt.KindVsock):     {"port", "key"},
-		string(fencevirt.KindMulticast): {"address", "port", "interfaces", "key"},
+		string(fencevirt.KindMulticast): {"address", "port", "interfaces", "diagnose", "key"},
 		string(fencevirt.KindSerial):    {"dir", "group"},
 		string(fencevirt.KindVMChannel): {"dir", "group"},
 		string(fencevirt.KindVirtio):    {"dir", "port_name", "group"},
@@ -175,6 +175,9 @@ func (r *tomlReader) listener(t *tomltree.Node) (l fencevirt.Listener) {
 	}
 	if slices.Contains(allowed, "interfaces") {
 		l.Interfaces = r.strings(t, "interfaces")
+	}
+	if slices.Contains(allowed, "diagnose") {
+		l.NoDiagnosis = t.Table["diagnose"] != nil && !r.boolean(t, "diagnose")
 	}
 	if slices.Contains(allowed, "dir") {
 		l.Dir = r.dir(t)

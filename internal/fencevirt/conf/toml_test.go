@@ -69,7 +69,7 @@ func TestTOMLFaults(t *testing.T) {
 		{"a key of another kind", "[[listener]]\nkind = \"serial\"\nport = 1\nkey = []\n", "3:1: a listener of kind serial has no port; it has dir, group\n4:1: a listener of kind serial has no key; it has dir, group"},
 		{"unknown keys", "[hypervisor]\nuri = \"x\"\n[guest]\n[[listener]]\nkind = \"serial\"\nfile = \"x\"", "2:1: unknown key \"uri\" in [hypervisor]; allowed are uris, wait\n" +
 			"3:2: unknown key \"guest\" in the file; allowed are hypervisor, guests, listener\n" +
-			"6:1: unknown key \"file\" in [[listener]]; allowed are kind, address, port, interfaces, dir, port_name, key, group"},
+			"6:1: unknown key \"file\" in [[listener]]; allowed are kind, address, port, interfaces, dir, port_name, diagnose, key, group"},
 		{"a listener without address and key", "[[listener]]\nkind = \"tcp\"\n", "1:3: [[listener]] of kind tcp has no address\n" +
 			"1:3: [[listener]] has no [[listener.key]]: name a file with a key, or write hash = \"none\" and auth = \"none\" there"},
 		{"a key without a file", "[[listener]]\nkind = \"vsock\"\n[[listener.key]]\nhash = \"none\"\n", "3:12: [[listener.key]] with hash or auth has no file"},
@@ -164,11 +164,25 @@ func TestConvertSaysWhatItLeavesOut(t *testing.T) {
 		"[guests]\nmap=[\"a\"]\n[[listener]]\nkind=\"virtio\"\n":                                 "a fence_virt.conf cannot say: [guests], the map of guests; f.toml:3: a listener of kind virtio",
 		"[[listener]]\nkind=\"serial\"\n[[listener.group]]\nguests=['a\"b']\n":                   `a fence_virt.conf cannot say: "a\"b", for it holds a quote`,
 		inPlace(t, "[[listener]]\nkind=\"vsock\"\nkey=[{file=\"DIR/key\"},{file=\"DIR/key2\"}]"): "a fence_virt.conf cannot say: f.toml:1: 2 keys; it has one",
+		inPlace(t, "[[listener]]\nkind=\"multicast\"\ndiagnose=false\nkey=[{file=\"DIR/key\"}]"): "a fence_virt.conf cannot say: f.toml:1: diagnose = false",
 		"[[listener]]\nkind=\"serial\"\ngroup=[]\n":                                              "a fence_virt.conf cannot say: that nobody may deal with any guest",
 	} {
 		if _, err := Convert(mustParse(t, "f.toml", text)); err == nil || err.Error() != want {
 			t.Errorf("got %v, want %s", err, want)
 		}
+	}
+}
+
+// TestDiagnosisIsOnUnlessTheFileSaysOtherwise, in both formats.
+func TestDiagnosisIsOnUnlessTheFileSaysOtherwise(t *testing.T) {
+	one := "[[listener]]\nkind = \"udp\"\naddress = \"::\"\n%skey = [{hash = \"none\", auth = \"none\"}]"
+	for line, want := range map[string]bool{"": false, "diagnose = true\n": false, "diagnose = false\n": true} {
+		if got := mustParse(t, "f.toml", fmt.Sprintf(one, line)).Server.Listeners[0].NoDiagnosis; got != want {
+			t.Errorf("%q: %v", line, got)
+		}
+	}
+	if mustParse(t, "all.conf", readTestdata(t, "all.conf")).Server.Listeners[0].NoDiagnosis {
+		t.Error("a fence_virt.conf turns it off")
 	}
 }
 

@@ -196,6 +196,9 @@ func writeVirt(f File) ([]byte, error) {
 	case len(l.Interfaces) > 1:
 		w.cannot("%s: %d interfaces; it has one", l.Where, len(l.Interfaces))
 	}
+	if l.NoDiagnosis {
+		w.cannot("%s: diagnose = false", l.Where)
+	}
 	if len(w.unsayable) > 0 {
 		return w.result(FormatVirt)
 	}

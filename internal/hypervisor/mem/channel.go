@@ -30,11 +30,12 @@ func (d *Driver) Channel(ctx context.Context, id cluster.GuestID) (net.Listener,
 
 // DialChannel connects as the guest would. It waits until the connection is
 // accepted or ctx ends; without a listener, or when the guest is not running,
-// it fails at once.
+// it fails at once. That a guest is paused is for its machine to heed: one that
+// somebody resumed behind the hypervisor's back speaks, and is heard.
 func (d *Driver) DialChannel(ctx context.Context, id cluster.GuestID) (net.Conn, error) {
 	mu.Lock()
 	l, g := d.channels[id], d.guests[id]
-	running := g != nil && g.State == hypervisor.StateRunning
+	running := g != nil && (g.State == hypervisor.StateRunning || g.State == hypervisor.StatePaused)
 	mu.Unlock()
 	if l == nil || !running {
 		return nil, fmt.Errorf("dial channel of guest %s: nobody listens or the guest is not running", id)

@@ -74,7 +74,7 @@ bench: build ## Repeat the scenarios of the demo RUNS times and write doc/perfor
 
 bench-hostd: need-go ## Measure hostd beside the C fence_virtd and write its section of doc/performance.md
 	@scripts/test-setup
-	RINGFENCE_TEST_LONG=1 RINGFENCE_BENCH_HOSTD=$(CURDIR)/doc/performance.md go test -count=1 -v -timeout 20m -run '^TestBenchHostd$$' ./bench/fencevirt
+	RINGFENCE_TEST_LONG=1 RINGFENCE_BENCH_HOSTD=$(CURDIR)/doc/performance.md go test -count=1 -timeout 20m -run XXX -bench '^BenchmarkHostd$$' -benchtime 1x ./bench/fencevirt
 
 fuzz: need-go ## Fuzz every fuzz target for FUZZTIME, or all of them together for FUZZALL seconds
 	@scripts/fuzz $(if $(FUZZALL),--all $(FUZZALL),$(FUZZTIME))

@@ -27,7 +27,7 @@ PORTABLE := ./internal/hostd ./internal/hostd/hostdtest ./internal/hostd/journal
 # repository, or one that belongs to somebody else).
 VCS := $(shell git status >/dev/null 2>&1 && echo true || echo false)
 
-.PHONY: help build demo demo-vm test check sim sim-coverage sim-mutants bench fuzz chaos clean need-go
+.PHONY: help build demo demo-vm test check sim sim-coverage sim-mutants bench bench-hostd fuzz chaos clean need-go
 
 help: ## Print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -75,6 +75,10 @@ sim-mutants: need-go ## Take guards out of the code, one at a time, and see whet
 bench: build ## Repeat the scenarios of the demo RUNS times and write doc/performance.md
 	@scripts/demo-needs
 	bin/ringfence bench --runs $(RUNS) --out doc/performance.md
+
+bench-hostd: need-go ## Measure hostd beside the C fence_virtd and write its section of doc/performance.md
+	@scripts/test-setup
+	RINGFENCE_TEST_LONG=1 RINGFENCE_BENCH_HOSTD=$(CURDIR)/doc/performance.md go test -count=1 -timeout 20m -run XXX -bench '^BenchmarkHostd$$' -benchtime 1x ./bench/fencevirt
 
 fuzz: need-go ## Fuzz every fuzz target for FUZZTIME, or all of them together for FUZZALL seconds
 	@scripts/fuzz $(if $(FUZZALL),--all $(FUZZALL),$(FUZZTIME))

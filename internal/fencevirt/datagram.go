@@ -193,7 +193,7 @@ func (e *datagram) handle(ctx context.Context, l *settings, key Key, r xvm.Reque
 		return answer{}, err
 	}
 	defer done()
-	dialer := net.Dialer{Timeout: callBackLimit}
+	dialer := net.Dialer{Timeout: callBackLimit, KeepAlive: -1}
 	conn, err := dialer.DialContext(ctx, "tcp", c.to.String())
 	if err != nil {
 		return answer{}, err

@@ -55,7 +55,9 @@ func (d *daemon) openSocket(l Listener) (endpoint, error) {
 		}
 		return &datagram{endpointBase: endpointBase{daemon: d}, socket: &udp{conn}, limits: newLimits(), history: newHistory(time.Now)}, nil
 	case KindTCP:
-		listener, err := net.ListenTCP(network("tcp", l.Address), net.TCPAddrFromAddrPort(netip.AddrPortFrom(l.Address, l.Port)))
+		// Every wait for a client has a deadline, so that nothing needs keepalive.
+		config := net.ListenConfig{KeepAlive: -1}
+		listener, err := config.Listen(context.Background(), network("tcp", l.Address), netip.AddrPortFrom(l.Address, l.Port).String())
 		if err != nil {
 			return nil, err
 		}

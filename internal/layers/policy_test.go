@@ -20,6 +20,7 @@ var packages = []struct {
 	path  string
 	layer layer
 }{
+	{"bench/...", shell},
 	{"cmd/...", shell},
 	{"internal/app", shell},
 	{"internal/bench", shell},
@@ -28,6 +29,7 @@ var packages = []struct {
 	{"internal/daemon", shell},
 	{"internal/demo/...", shell},
 	{"internal/doctor/...", shell},
+	{"internal/interop", shell},
 	{"internal/lab", shell},
 	{"internal/layers", shell},
 	{"internal/nodeapi", shell},
@@ -68,7 +70,7 @@ var packages = []struct {
 // testOnly are the conformance suites and the test harnesses: nothing that ships
 // may import them.
 var testOnly = []string{
-	"internal/chaos", "internal/hypervisor/hypervisortest", "internal/libvirt/libvirtlab", "internal/libvirt/libvirttest",
+	"internal/chaos", "internal/hypervisor/hypervisortest", "internal/interop", "internal/libvirt/libvirtlab", "internal/libvirt/libvirttest",
 	"internal/resource/resourcetest", "internal/sim/simrun", "internal/store/storetest",
 	"internal/vmlab", "internal/vmlab/agent", "internal/vmlab/demovm", "internal/vmlab/guestinit",
 }

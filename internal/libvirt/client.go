@@ -202,7 +202,11 @@ func (c *Client) up(s *Session) {
 
 func (c *Client) down(err error) {
 	err = fmt.Errorf("%w: %w", ErrDown, err)
-	if c.change(nil, err) {
+	told := c.change(nil, err)
+	if c.life.Err() != nil {
+		return // closed: nobody is to be told
+	}
+	if told {
 		c.log.Warn("no connection to libvirtd", "err", err)
 		c.events.put(Event{Kind: Lost, Err: err})
 	} else {

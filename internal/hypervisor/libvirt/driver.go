@@ -74,7 +74,7 @@ func newDriver(config Config, log *slog.Logger, s seams) (*Driver, error) {
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	for _, uri := range uris {
 		h := &host{
-			d: d, uri: uri, log: d.log.With("uri", uri.String()), guests: map[lv.UUID]*guest{},
+			d: d, uri: uri, log: d.log.With("uri", uri.String()), guests: map[lv.UUID]*guest{}, names: map[string]lv.UUID{},
 			options: lv.Options{Log: log, Dial: s.dial[uri.String()]},
 		}
 		if h.identify, err = d.identifierOf(uri, h.sessionNumber); err != nil {

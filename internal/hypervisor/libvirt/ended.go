@@ -150,7 +150,7 @@ func (g *guest) takeStock(ctx context.Context, dom lv.Domain) {
 		job, err := g.h.client.Job(look, dom)
 		out = err == nil && job.Operation == lv.OperationMigrationOut && (job.Kind == lv.JobBounded || job.Kind == lv.JobUnbounded)
 	}
-	id, err := g.h.identify(dom)
+	id, err := g.h.identify(dom, g.now())
 	if err != nil {
 		g.sight(ctx, dom, false, again)
 		return

@@ -114,7 +114,7 @@ func (g *guest) set(change func()) {
 // see returns the run of an active domain, identified and stamped. errNoProcess
 // and errUnclear: libvirt and the processes do not fit together, look again.
 func (g *guest) see(ctx context.Context, dom lv.Domain, arriving bool) (*run, error) {
-	id, err := g.h.identify(dom)
+	id, err := g.h.identify(dom, g.now())
 	if r := g.now(); r != nil && err == nil && r.key == id.key && (r.life != "" || arriving) {
 		return r, nil
 	}
@@ -149,7 +149,7 @@ func (g *guest) adopt(ctx context.Context, dom lv.Domain, id ident, arriving boo
 		return nil, err
 	}
 	// All of it was of one process, or is thrown away.
-	if again, err := g.h.identify(dom); err != nil || again.key != id.key {
+	if again, err := g.h.identify(dom, nil); err != nil || again.key != id.key {
 		r.close()
 		return nil, errUnclear
 	}

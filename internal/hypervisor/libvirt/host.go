@@ -40,6 +40,7 @@ type host struct {
 	down    error      // why not, once that is known
 	session uint64     // counts the connections
 	guests  map[lv.UUID]*guest
+	names   map[string]lv.UUID // that guests had when they were last seen
 }
 
 func (h *host) sessionNumber() uint64 {
@@ -72,8 +73,31 @@ func (h *host) guest(dom lv.Domain) *guest {
 	}
 	if dom.Name != "" {
 		g.setName(dom.Name)
+		h.names[dom.Name] = dom.UUID
 	}
 	return g
+}
+
+// guessName and guessUUID return the domain that a guest was when it was last seen;
+// the zero one for a guest that was not.
+func (h *host) guessName(name string) lv.Domain {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	id, ok := h.names[name]
+	if !ok {
+		return lv.Domain{}
+	}
+	return lv.Domain{Name: name, UUID: id}
+}
+
+func (h *host) guessUUID(id lv.UUID) lv.Domain {
+	g := h.known(id)
+	if g == nil {
+		return lv.Domain{}
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return lv.Domain{Name: g.name, UUID: id}
 }
 
 // known returns what is kept of a guest, or nil.

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"ringfence/internal/cluster"
 	"ringfence/internal/hypervisor"
 	lv "ringfence/internal/libvirt"
 	"ringfence/internal/libvirt/libvirttest"
@@ -238,13 +239,43 @@ func TestATransientGuestComesBackByReboot(t *testing.T) {
 func TestATestDriverKeepsNoLifeOverItsConnection(t *testing.T) {
 	number := uint64(1)
 	find := domainNumbers("boot", func() uint64 { return number })
-	a, errA := find(lv.Domain{ID: 1})
+	a, errA := find(lv.Domain{ID: 1}, nil)
 	number++
-	b, errB := find(lv.Domain{ID: 1})
+	b, errB := find(lv.Domain{ID: 1}, nil)
 	if errA != nil || errB != nil || a.fresh == b.fresh || a.key == b.key {
 		t.Errorf("%+v and %+v, %v %v", a, b, errA, errB)
 	}
-	if _, err := find(lv.Domain{ID: -1}); !errors.Is(err, errNoProcess) {
+	if _, err := find(lv.Domain{ID: -1}, nil); !errors.Is(err, errNoProcess) {
 		t.Errorf("a domain that does not run: %v", err)
+	}
+}
+
+// What a name meant the last time is a guess that saves time and nothing else.
+func TestAGuestIsTheOneThatHasTheNameNow(t *testing.T) {
+	f, s, _, life := started(t, "red")
+	s.Add(libvirttest.Guest{Name: "blue", State: lv.StateShutoff, Reason: lv.ShutoffShutdown})
+	look := func(name string, id cluster.GuestID, state hypervisor.GuestState, life cluster.LifeID) {
+		t.Helper()
+		got, err := f.Find(t.Context(), name)
+		if err != nil || got.ID != id || got.State != state || got.Life != life {
+			t.Errorf("%s is %+v, %v; want %s, %s, life %q", name, got, err, id, state, life)
+		}
+	}
+	if _, err := f.List(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		look("red", guestID("red"), hypervisor.StateRunning, life)
+		look("blue", guestID("blue"), hypervisor.StateOff, "")
+	}
+	s.Change("red", func(g *libvirttest.Guest) { g.Name = "was-red" })
+	s.Change("blue", func(g *libvirttest.Guest) { g.Name = "red" })
+	look("red", guestID("blue"), hypervisor.StateOff, "")
+	if got, err := f.Find(t.Context(), "blue"); !errors.Is(err, hypervisor.ErrNoGuest) {
+		t.Errorf("a name that no guest has any more: %+v, %v", got, err)
+	}
+	s.Change("red", func(g *libvirttest.Guest) { g.State, g.Reason = lv.StateRunning, lv.RunningBooted })
+	if got, err := f.Find(t.Context(), "red"); err == nil && got.Life == life {
+		t.Errorf("the guest has the life of another one: %+v", got)
 	}
 }

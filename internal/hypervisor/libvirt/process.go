@@ -1,7 +1,6 @@
 package libvirt
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
@@ -13,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"ringfence/internal/cluster"
 	"ringfence/internal/hypervisor/proc"
 	lv "ringfence/internal/libvirt"
@@ -21,11 +22,12 @@ import (
 // errNoProcess: nothing of the domain runs where it is to be found.
 var errNoProcess = errors.New("the domain has no process of the hypervisor")
 
-// pidFileLimitBytes bounds what is read of a pid file.
-const pidFileLimitBytes = 32
+// pidLimitBytes bounds what is read of a pid file.
+const pidLimitBytes = 32
 
-// identifier finds the run of a domain that libvirt calls active.
-type identifier func(dom lv.Domain) (ident, error)
+// identifier finds the run of a domain that libvirt calls active. known is the run
+// that it was the last time, or nil.
+type identifier func(dom lv.Domain, known *run) (ident, error)
 
 // qemuProcesses identifies domains by their QEMU process on this machine: the pid
 // file names it, and the process itself says whose it is, so that a pid file that
@@ -37,28 +39,53 @@ type qemuProcesses struct {
 	pid func(int) (int, error)
 }
 
-func (q qemuProcesses) find(dom lv.Domain) (ident, error) {
-	// A name with a slash cannot be one of libvirt's.
-	if strings.ContainsRune(dom.Name, '/') {
-		return ident{}, errNoProcess
-	}
-	path := filepath.Join(q.runDir, dom.Name+".pid")
-	raw, err := os.ReadFile(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return ident{}, fmt.Errorf("%w: %s is not there", errNoProcess, path)
-	}
-	if err != nil {
-		return ident{}, fmt.Errorf("find the QEMU process of %s: %w", dom.Name, err)
-	}
-	inner, err := strconv.Atoi(string(bytes.TrimSpace(raw[:min(len(raw), pidFileLimitBytes)])))
-	if err != nil || inner < 1 {
-		return ident{}, fmt.Errorf("find the QEMU process of %s: %s holds no pid", dom.Name, path)
-	}
-	pid, err := q.pid(inner)
-	if err != nil {
+// find asks the process only when it is not the one that is held already. As long
+// as that one has not exited, nobody else has its pid.
+func (q qemuProcesses) find(dom lv.Domain, known *run) (ident, error) {
+	pid, err := q.pidOf(dom)
+	switch {
+	case err != nil:
 		return ident{}, err
+	case known != nil && known.process != nil && known.pid == pid && !known.process.Exited():
+		return known.ident, nil
 	}
 	return q.inspect(dom, pid)
+}
+
+func (q qemuProcesses) pidOf(dom lv.Domain) (int, error) {
+	// A name with a slash cannot be one of libvirt's.
+	if strings.ContainsRune(dom.Name, '/') {
+		return 0, errNoProcess
+	}
+	path := filepath.Join(q.runDir, dom.Name+".pid")
+	text, err := readPid(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return 0, fmt.Errorf("%w: %s is not there", errNoProcess, path)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("find the QEMU process of %s: %w", dom.Name, err)
+	}
+	inner, err := strconv.Atoi(text)
+	if err != nil || inner < 1 {
+		return 0, fmt.Errorf("find the QEMU process of %s: %s holds no pid", dom.Name, path)
+	}
+	return q.pid(inner)
+}
+
+// readPid reads a pid file. Each status does: package os would make a dozen system
+// calls of the three.
+func readPid(path string) (string, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer unix.Close(fd)
+	var b [pidLimitBytes]byte
+	n, err := unix.Read(fd, b[:])
+	if err != nil {
+		return "", &os.PathError{Op: "read", Path: path, Err: err}
+	}
+	return strings.TrimSpace(string(b[:n])), nil
 }
 
 // inspect reads what a process says of itself. The start time is read before and
@@ -99,7 +126,7 @@ func notThere(err error) error {
 // is no process to look at: Xen counts them within one boot of the host, the test
 // driver within one daemon, which session tells.
 func domainNumbers(hostBoot string, session func() uint64) identifier {
-	return func(dom lv.Domain) (ident, error) {
+	return func(dom lv.Domain, _ *run) (ident, error) {
 		if dom.ID < 0 {
 			return ident{}, errNoProcess
 		}
@@ -111,7 +138,7 @@ func domainNumbers(hostBoot string, session func() uint64) identifier {
 // strangers identifies the domains of another machine: all that can be had is a
 // random stamp. No such life is evidence of anything.
 func strangers(hostBoot string) identifier {
-	return func(dom lv.Domain) (ident, error) {
+	return func(dom lv.Domain, _ *run) (ident, error) {
 		if dom.ID < 0 {
 			return ident{}, errNoProcess
 		}

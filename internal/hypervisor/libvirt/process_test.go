@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"ringfence/internal/cluster"
@@ -53,18 +54,18 @@ func TestAProcessSaysWhoseItIs(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := q.find(dom); !errors.Is(err, errNoProcess) {
+	if _, err := q.find(dom, nil); !errors.Is(err, errNoProcess) {
 		t.Errorf("without a pid file: %v", err)
 	}
 	for _, bad := range []string{"", "x", "-4", "0", strings.Repeat("9", 40)} {
 		write(bad)
-		if id, err := q.find(dom); err == nil {
+		if id, err := q.find(dom, nil); err == nil {
 			t.Errorf("pid file %q names %+v", bad, id)
 		}
 	}
 	cold := pretend(t, "-name", "guest=db1", "-uuid", exampleUUID)
 	write(strconv.Itoa(cold) + "\n")
-	id, err := q.find(dom)
+	id, err := q.find(dom, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,19 +85,64 @@ func TestAProcessSaysWhoseItIs(t *testing.T) {
 		{[]string{"-loadvm", "s1", "-uuid", strings.ToUpper(exampleUUID)}, true, true},
 	} {
 		write(strconv.Itoa(pretend(t, c.args...)))
-		if id, err := q.find(dom); err != nil || id.image != c.image || id.reverted != c.reverted {
+		if id, err := q.find(dom, nil); err != nil || id.image != c.image || id.reverted != c.reverted {
 			t.Errorf("%v: %+v, %v", c.args, id, err)
 		}
 	}
 	for _, other := range [][]string{{"-uuid", "22222222-2222-3333-4444-000000000002"}, {"-name", exampleUUID}, {"-uuid"}} {
 		write(strconv.Itoa(pretend(t, other...)))
-		if id, err := q.find(dom); !errors.Is(err, errNoProcess) {
+		if id, err := q.find(dom, nil); !errors.Is(err, errNoProcess) {
 			t.Errorf("a pid file that was left behind names %v's process: %+v, %v", other, id, err)
 		}
 	}
 	dom.Name = "../db1"
-	if _, err := q.find(dom); !errors.Is(err, errNoProcess) {
+	if _, err := q.find(dom, nil); !errors.Is(err, errNoProcess) {
 		t.Errorf("a name with a slash: %v", err)
+	}
+}
+
+// A process that is held is known again by its pid, for as long as it lives.
+func TestAHeldProcessIsKnownAgain(t *testing.T) {
+	dir := t.TempDir()
+	q := qemuProcesses{hostBoot: "boot", runDir: dir, pid: func(pid int) (int, error) { return pid, nil }}
+	uuid, err := lv.ParseUUID(exampleUUID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dom := lv.Domain{Name: "db1", UUID: uuid, ID: 1}
+	names := func(pid int) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, "db1.pid"), []byte(strconv.Itoa(pid)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	held, other := pretend(t, "-uuid", exampleUUID), pretend(t, "-uuid", exampleUUID)
+	names(held)
+	first, err := q.find(dom, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	process, err := first.hold()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer process.Close()
+	known := &run{ident: first, process: process}
+	known.fresh = "this one"
+	if id, err := q.find(dom, known); err != nil || id.fresh != "this one" {
+		t.Errorf("the process that is held: %+v, %v", id, err)
+	}
+	names(other)
+	if id, err := q.find(dom, known); err != nil || id.pid != other || id.fresh == "this one" {
+		t.Errorf("another process than the one that is held: %+v, %v", id, err)
+	}
+	names(held)
+	if err := process.Signal(syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the process ends", process.Exited)
+	if id, err := q.find(dom, known); !errors.Is(err, errNoProcess) {
+		t.Errorf("a process that was held and has ended: %+v, %v", id, err)
 	}
 }
 

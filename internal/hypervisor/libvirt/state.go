@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -41,10 +42,27 @@ func isPaused(s lv.State, why lv.Reason) bool {
 	return false
 }
 
+// stateAnswer is what libvirt says of the state of a domain.
+type stateAnswer struct {
+	state lv.State
+	why   lv.Reason
+	err   error
+}
+
+func (h *host) askState(ctx context.Context, dom lv.Domain) (a stateAnswer) {
+	a.state, a.why, a.err = h.client.State(ctx, dom)
+	return a
+}
+
 // look returns the state of a domain and its run, which is nil when it has none.
 func (h *host) look(ctx context.Context, dom lv.Domain) (hypervisor.Guest, *run, error) {
+	return h.lookFrom(ctx, dom, h.askState(ctx, dom))
+}
+
+// lookFrom is look when the state was asked for just now.
+func (h *host) lookFrom(ctx context.Context, dom lv.Domain, a stateAnswer) (hypervisor.Guest, *run, error) {
 	for tries := 1; ; tries++ {
-		guest, r, err := h.lookOnce(ctx, dom)
+		guest, r, err := h.lookOnce(ctx, dom, a)
 		unclear := errors.Is(err, errNoProcess) || errors.Is(err, errUnclear)
 		if !unclear || tries == unclearLooks {
 			return guest, r, err
@@ -52,15 +70,16 @@ func (h *host) look(ctx context.Context, dom lv.Domain) (hypervisor.Guest, *run,
 		if err := pause(ctx, pollInterval); err != nil {
 			return guest, nil, err
 		}
+		a = h.askState(ctx, dom)
 	}
 }
 
-func (h *host) lookOnce(ctx context.Context, dom lv.Domain) (hypervisor.Guest, *run, error) {
+func (h *host) lookOnce(ctx context.Context, dom lv.Domain, a stateAnswer) (hypervisor.Guest, *run, error) {
 	guest := hypervisor.Guest{ID: cluster.GuestID(dom.UUID.String()), Name: dom.Name}
-	state, why, err := h.client.State(ctx, dom)
-	if err != nil {
-		return guest, nil, unavailable(err)
+	if a.err != nil {
+		return guest, nil, unavailable(a.err)
 	}
+	state, why := a.state, a.why
 	// Xen's crashed domains have no run any more, unless they are kept.
 	if !isActive(state) || state == lv.StateCrashed && h.uri.Driver == "xen" && dom.ID < 0 {
 		guest.State = hypervisor.StateOff
@@ -252,6 +271,7 @@ func (h *host) forget(domains []lv.Domain) {
 	for id, g := range h.guests {
 		if !has[id] && g.idle() {
 			delete(h.guests, id)
+			maps.DeleteFunc(h.names, func(_ string, other lv.UUID) bool { return other == id })
 		}
 	}
 }
@@ -278,7 +298,9 @@ func (d *Driver) State(ctx context.Context, id cluster.GuestID) (hypervisor.Gues
 
 // Find implements hypervisor.Finder.
 func (d *Driver) Find(ctx context.Context, name string) (hypervisor.Guest, error) {
-	f, err := d.lookUp(ctx, fmt.Sprintf("guest %.80q", name), func(h *host) (lv.Domain, error) { return h.client.ByName(ctx, name) })
+	f, err := d.lookUp(ctx, fmt.Sprintf("guest %.80q", name), func(h *host) lookup {
+		return lookup{h.guessName(name), func() (lv.Domain, error) { return h.client.ByName(ctx, name) }}
+	})
 	return f.guest, err
 }
 
@@ -287,7 +309,9 @@ func (d *Driver) find(ctx context.Context, id cluster.GuestID) (found, error) {
 	if err != nil {
 		return found{}, fmt.Errorf("guest %.40q: %w", string(id), hypervisor.ErrNoGuest)
 	}
-	return d.lookUp(ctx, "guest "+string(id), func(h *host) (lv.Domain, error) { return h.client.ByUUID(ctx, uuid) })
+	return d.lookUp(ctx, "guest "+string(id), func(h *host) lookup {
+		return lookup{h.guessUUID(uuid), func() (lv.Domain, error) { return h.client.ByUUID(ctx, uuid) }}
+	})
 }
 
 // Departed implements hypervisor.Departer: libvirt keeps why a domain is shut off.
@@ -306,7 +330,7 @@ func (d *Driver) Departed(ctx context.Context, id cluster.GuestID) (bool, error)
 // lookUp asks every connection. The first that has the guest is taken, but for one
 // where it runs; a guest that runs in two is unknown, and one that none has may
 // still be in one that does not answer.
-func (d *Driver) lookUp(ctx context.Context, what string, ask func(*host) (lv.Domain, error)) (found, error) {
+func (d *Driver) lookUp(ctx context.Context, what string, by func(*host) lookup) (found, error) {
 	if err := ctx.Err(); err != nil {
 		return found{}, err
 	}
@@ -314,7 +338,7 @@ func (d *Driver) lookUp(ctx context.Context, what string, ask func(*host) (lv.Do
 	var silent []error
 	var silentHosts []*host
 	for _, h := range d.hosts {
-		f, err := h.find(ctx, ask)
+		f, err := h.find(ctx, by(h))
 		switch {
 		case errors.Is(err, hypervisor.ErrNoGuest):
 		case err != nil && len(d.hosts) == 1:
@@ -342,16 +366,42 @@ func (d *Driver) lookUp(ctx context.Context, what string, ask func(*host) (lv.Do
 // said which it has.
 func (h *host) mayHave(id lv.UUID) bool { return h.sessionNumber() == 0 || h.known(id) != nil }
 
-func (h *host) find(ctx context.Context, ask func(*host) (lv.Domain, error)) (found, error) {
-	dom, err := ask(h)
+// lookup is how one connection finds a guest.
+type lookup struct {
+	guess lv.Domain // which it was the last time, or the zero one
+	ask   func() (lv.Domain, error)
+}
+
+func (h *host) find(ctx context.Context, by lookup) (found, error) {
+	dom, state, err := h.findDomain(ctx, by)
 	if err != nil {
 		return found{}, unavailable(err)
 	}
 	if h.isHost(dom) {
 		return found{}, hypervisor.ErrNoGuest
 	}
-	guest, r, err := h.look(ctx, dom)
+	guest, r, err := h.lookFrom(ctx, dom, state)
 	return found{h: h, dom: dom, guest: guest, run: r}, err
+}
+
+// findDomain asks which domain it is and, at the same time, for the state of the one
+// that it should be: that saves a status half of its time. It waits for both.
+func (h *host) findDomain(ctx context.Context, by lookup) (lv.Domain, stateAnswer, error) {
+	var early stateAnswer
+	var asking sync.WaitGroup
+	guessed := by.guess.Name != "" && h.uri.Driver != "xen" // whose lookups say more
+	if guessed {
+		asking.Go(func() { early = h.askState(ctx, by.guess) })
+	}
+	dom, err := by.ask()
+	asking.Wait()
+	switch {
+	case err != nil:
+		return dom, stateAnswer{}, err
+	case guessed && dom.UUID == by.guess.UUID && early.err == nil:
+		return dom, early, nil
+	}
+	return dom, h.askState(ctx, dom), nil
 }
 
 // Ports implements hypervisor.Porter.

@@ -48,7 +48,7 @@ func (s *Server) ofList(_ *conn, p virnet.Proc, d *virnet.Decoder) act {
 	case virnet.ProcState:
 		dom := d.Domain()
 		s.flags(d, 0)
-		return s.on(dom, func(g *Guest, e *virnet.Encoder) *virnet.Error {
+		return s.onUUID(dom, func(g *Guest, e *virnet.Encoder) *virnet.Error {
 			e.Int32(int32(g.State))
 			e.Int32(int32(g.Reason))
 			return nil

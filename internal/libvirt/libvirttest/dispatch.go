@@ -86,13 +86,21 @@ func (s *Server) flags(d *virnet.Decoder, allowed uint32) uint32 {
 
 // on acts on a guest that is there.
 func (s *Server) on(d libvirt.Domain, f func(g *Guest, e *virnet.Encoder) *virnet.Error) act {
+	return s.onUUID(d, func(g *Guest, e *virnet.Encoder) *virnet.Error {
+		if g.Name != d.Name {
+			s.t.Errorf("libvirttest: a call names guest %s by the UUID of %s", d.Name, g.Name)
+		}
+		return f(g, e)
+	})
+}
+
+// onUUID is on for questions: libvirtd goes by the UUID, and who asks may have an
+// old name.
+func (s *Server) onUUID(d libvirt.Domain, f func(g *Guest, e *virnet.Encoder) *virnet.Error) act {
 	return func(e *virnet.Encoder) *virnet.Error {
 		g := s.find(d.UUID)
 		if g == nil {
 			return noDomain(d.Name)
-		}
-		if g.Name != d.Name {
-			s.t.Errorf("libvirttest: a call names guest %s by the UUID of %s", d.Name, g.Name)
 		}
 		return f(g, e)
 	}

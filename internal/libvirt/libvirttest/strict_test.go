@@ -66,7 +66,7 @@ func TestWrongCallsFailTheTest(t *testing.T) {
 		"a reply":                  {"want a call", []virnet.Message{reply}},
 		"an unknown procedure":     {"unknown procedure", []virnet.Message{open, call(2, 9999, nil)}},
 		"unknown flags":            {"flags 0x8", []virnet.Message{open, call(2, virnet.ProcDestroy, withFlags(domain, 8))}},
-		"another guest's name":     {"by the UUID of", []virnet.Message{open, call(2, virnet.ProcState, withFlags(libvirt.Domain{Name: "vm2", UUID: domain.UUID}, 0))}},
+		"another guest's name":     {"by the UUID of", []virnet.Message{open, call(2, virnet.ProcDestroy, withFlags(libvirt.Domain{Name: "vm2", UUID: domain.UUID}, 0))}},
 		"bytes too many":           {"too many", []virnet.Message{open, call(2, virnet.ProcType, func(e *virnet.Encoder) { e.Uint32(0) })}},
 		"bytes too few":            {"too early", []virnet.Message{open, call(2, virnet.ProcState, func(e *virnet.Encoder) { e.Domain(domain) })}},
 		"a destroy of Domain-0":    {"Domain-0", []virnet.Message{open, call(2, virnet.ProcDestroy, withFlags(libvirt.Domain{Name: "Domain-0"}, 0))}},

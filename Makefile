@@ -27,7 +27,7 @@ PORTABLE := ./internal/hostd ./internal/hostd/hostdtest ./internal/hostd/journal
 # repository, or one that belongs to somebody else).
 VCS := $(shell git status >/dev/null 2>&1 && echo true || echo false)
 
-.PHONY: help build demo test check sim sim-coverage sim-mutants bench bench-hostd fuzz chaos clean need-go
+.PHONY: help build demo demo-vm test check sim sim-coverage sim-mutants bench bench-hostd fuzz chaos clean need-go
 
 help: ## Print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,9 +40,13 @@ demo: build ## Show a cluster survive eight kinds of failure, in namespaces of i
 	@scripts/demo-needs
 	bin/ringfence demo
 
+demo-vm: need-go ## Show a cluster of real QEMU guests survive three of them; as root, it installs what it needs
+	@scripts/test-setup
+	go test -tags demovm -count=1 -v -timeout 15m -run '^TestDemo$$' ./internal/vmlab/demovm
+
 test: need-go ## Run all tests; as root it installs what they need, else it says what is skipped
 	@scripts/test-setup
-	RINGFENCE_TEST_LONG=1 go run ./scripts/testlog $(if $(filter true,$(CI)),-no-skips) -limit 10m $(PKGS)
+	RINGFENCE_TEST_LONG=1 go run ./scripts/testlog $(if $(filter true,$(CI)),-no-skips) -limit 20m $(PKGS)
 
 check: need-go ## Check format, vet, portability, staticcheck, layers and go.mod; changes no file
 	@echo "gofumpt: what it would change"

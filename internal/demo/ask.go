@@ -5,10 +5,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"strconv"
 	"time"
 
 	"ringfence/internal/cluster"
+	"ringfence/internal/demo/judge"
 	"ringfence/internal/lab"
 	"ringfence/internal/nodeapi"
 )
@@ -62,4 +64,17 @@ func (i *installer) eventsOf(ctx context.Context, node cluster.NodeName, since c
 		events = append(events, e)
 	}
 	return events, nil
+}
+
+// observers returns how to run the observers beside the hosts.
+func (i *installer) observers(argv []string) func(context.Context, io.Writer, io.Writer) (int, error) {
+	return func(ctx context.Context, stdout, stderr io.Writer) (int, error) {
+		return i.lab.Exec(ctx, "h1", argv, lab.ExecIO{Stdout: stdout, Stderr: stderr})
+	}
+}
+
+// whose adds to a record which machine is whose.
+func whose(r judge.Record, err error) (judge.Record, error) {
+	r.Nodes = lab.MACs()
+	return r, err
 }

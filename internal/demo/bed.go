@@ -16,6 +16,7 @@ import (
 	"ringfence/internal/config"
 	"ringfence/internal/demo/judge"
 	"ringfence/internal/demo/observe"
+	"ringfence/internal/demo/record"
 	"ringfence/internal/demo/service"
 	"ringfence/internal/lab"
 	"ringfence/internal/nodeapi"
@@ -43,7 +44,7 @@ type bedService struct {
 	name    cluster.ServiceName
 	addr    netip.Addr
 	journal string
-	records *recorder
+	records *record.Recorder
 }
 
 // OnBed starts a bed, calls play once all services answer, and takes everything
@@ -132,15 +133,15 @@ func (b *Bed) observed(ctx context.Context, play func(*Bed) error) error {
 	defer watched.Wait() // what they say is in the records
 	defer stop()
 	for _, s := range b.services {
-		s.records = newRecorder(s.journal)
+		s.records = record.New(s.journal)
 		argv := []string{
 			b.exe, observe.Verb, "--address", netip.AddrPortFrom(s.addr, servicePort).String(),
 			"--bridge", lab.Bridge, "--interval", bedInterval.String(),
 		}
-		watched.Go(func() { _ = s.records.watch(watchCtx, b.lab, argv) })
+		watched.Go(func() { _ = s.records.Watch(watchCtx, b.observers(argv)) })
 	}
 	for _, s := range b.services {
-		if err := s.records.awaitReady(ctx); err != nil {
+		if err := s.records.AwaitReady(ctx); err != nil {
 			return err
 		}
 	}
@@ -192,14 +193,14 @@ func (b *Bed) Record(name cluster.ServiceName) (judge.Record, error) {
 	if i < 0 {
 		return judge.Record{}, fmt.Errorf("the bed has no service %q", name)
 	}
-	return b.services[i].records.record()
+	return whose(b.services[i].records.Record())
 }
 
 // Answering says which services do not answer steadily; "" means that all do.
 func (b *Bed) Answering() string {
 	var mute []string
 	for _, s := range b.services {
-		if s.records.steadily() < steadyAnswers {
+		if s.records.Steadily() < steadyAnswers {
 			mute = append(mute, string(s.name))
 		}
 	}

@@ -110,7 +110,7 @@ type bench struct {
 
 // run plays the cases of this stage, and watches the trio when it is idle.
 func (b *bench) run(ctx context.Context, s *stage) error {
-	start := s.records.offset
+	start := s.records.Offset()
 	status, err := s.lab.Status(ctx)
 	if err != nil {
 		return err
@@ -129,7 +129,7 @@ func (b *bench) run(ctx context.Context, s *stage) error {
 			b.results[i] = append(b.results[i], r)
 		}
 	}
-	entries, err := s.records.readJournal(start)
+	entries, err := s.records.Journal(start)
 	if err != nil {
 		return err
 	}

@@ -14,6 +14,7 @@ import (
 
 	"ringfence/internal/cli"
 	"ringfence/internal/demo/judge"
+	"ringfence/internal/demo/record"
 	"ringfence/internal/lab"
 )
 
@@ -164,7 +165,7 @@ func (d Deps) writeReport(report Report, asJSON, kept bool) error {
 
 // playAll plays the scenarios and judges the whole run.
 func (s *stage) playAll(ctx context.Context, chosen []scenario, runs int) ([]Result, []judge.Overlap, error) {
-	start := s.records.offset
+	start := s.records.Offset()
 	var results []Result
 	for range runs {
 		for _, sc := range chosen {
@@ -180,7 +181,7 @@ func (s *stage) playAll(ctx context.Context, chosen []scenario, runs int) ([]Res
 	}
 	// The windows of the scenarios leave nothing out, but a line of one of them
 	// could stand behind the first of the next.
-	entries, err := s.records.readJournal(start)
+	entries, err := s.records.Journal(start)
 	return results, judge.Overlaps(judge.Record{Journal: entries}), err
 }
 
@@ -200,7 +201,7 @@ func onStage(ctx context.Context, p *progress, c cast, dir string, keep bool, pl
 	s := &stage{
 		installer: &installer{place: place{Layout: l.Layout, cast: c, exe: exe}, lab: l, say: p.say},
 	}
-	s.records = newRecorder(s.journal())
+	s.records = record.New(s.journal())
 	defer func() {
 		if !keep || ctx.Err() != nil {
 			err = errors.Join(err, l.Down(context.WithoutCancel(ctx)))
@@ -213,12 +214,12 @@ func onStage(ctx context.Context, p *progress, c cast, dir string, keep bool, pl
 func (s *stage) observed(ctx context.Context, play func(*stage) error) error {
 	watchCtx, stop := context.WithCancel(ctx)
 	watched := make(chan error, 1)
-	go func() { watched <- s.records.watch(watchCtx, s.lab, s.observeCommand()) }()
+	go func() { watched <- s.records.Watch(watchCtx, s.observers(s.observeCommand())) }()
 	defer func() {
 		stop()
 		<-watched // what it says is in the records
 	}()
-	if err := s.records.awaitReady(ctx); err != nil {
+	if err := s.records.AwaitReady(ctx); err != nil {
 		return err
 	}
 	if err := s.awaitSteady(ctx); err != nil {

@@ -11,6 +11,7 @@ import (
 
 	"ringfence/internal/cluster"
 	"ringfence/internal/demo/judge"
+	"ringfence/internal/demo/record"
 	"ringfence/internal/demo/trace"
 	"ringfence/internal/nodeapi"
 )
@@ -28,7 +29,7 @@ const (
 // stage is where scenarios play: a lab with a whole cluster, and observers.
 type stage struct {
 	*installer
-	records *recorder
+	records *record.Recorder
 }
 
 // Result is one scenario, played once.
@@ -71,7 +72,7 @@ func (r Result) OK() bool { return r.Recovered && len(r.Overlaps) == 0 && r.Faul
 // means that it could not be played; that something did not recover is a Result.
 func (s *stage) play(ctx context.Context, sc scenario) (Result, error) {
 	r := Result{Scenario: sc.number, Title: sc.title, Calm: sc.calm, Baseline: sc.baseline, Overlaps: []judge.Overlap{}}
-	if err := errors.Join(s.records.begin(), pause(ctx, settleTime)); err != nil {
+	if err := errors.Join(s.records.Begin(), pause(ctx, settleTime)); err != nil {
 		return r, err
 	}
 	before, err := s.status(ctx)
@@ -83,7 +84,7 @@ func (s *stage) play(ctx context.Context, sc scenario) (Result, error) {
 	if !sc.cold {
 		r.Victim, r.RaftLeader = victim, before.RaftLeader == victim
 	}
-	former, _ := s.records.answering()
+	former, _ := s.records.Answering()
 	what := sc.what
 	if !sc.cold {
 		what = fmt.Sprintf(sc.what, victim)
@@ -116,18 +117,18 @@ func (s *stage) finish(ctx context.Context, sc scenario, r Result, w judge.Windo
 	}
 	faults = append(faults, s.await(ctx, "the cluster to be whole again", s.whole), pause(ctx, settleTime))
 	w.End = trace.Now()
-	record, err := s.records.record()
+	recorded, err := whose(s.records.Record())
 	if err != nil {
 		return r, err
 	}
-	v := judge.Judge(record, w)
+	v := judge.Judge(recorded, w)
 	r.Gap, r.JournalGap, r.Recovered, r.On = v.Gap, v.JournalGap, v.Recovered, v.After.Node
 	if sc.calm {
 		r.Recovered = v.Stayed
 	}
 	r.Overlaps = append(r.Overlaps, v.Overlaps...)
-	r.Lines, r.Questions, r.Claims = len(record.Journal), len(record.Answers), len(record.Claims)
-	faults = append(faults, blind(record, v))
+	r.Lines, r.Questions, r.Claims = len(recorded.Journal), len(recorded.Answers), len(recorded.Claims)
+	faults = append(faults, blind(recorded, v))
 	if ctx.Err() != nil {
 		return r, ctx.Err()
 	}
@@ -174,11 +175,11 @@ func (s *stage) awaitSteady(ctx context.Context) error { return s.awaitOther(ctx
 func (s *stage) awaitOther(ctx context.Context, former trace.Identity) error {
 	deadline := time.Now().Add(recoverTimeout)
 	for time.Now().Before(deadline) {
-		now, inRow := s.records.answering()
+		now, inRow := s.records.Answering()
 		if now != former && inRow >= steadyAnswers {
 			return nil
 		}
-		if err := s.records.fault(); err != nil {
+		if err := s.records.Fault(); err != nil {
 			return err
 		}
 		if err := pause(ctx, lookInterval); err != nil {

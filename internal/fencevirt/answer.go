@@ -153,16 +153,35 @@ func (a *answerer) find(ctx context.Context, cfg Config, s string) (hypervisor.G
 	if !cfg.mapped(g) {
 		return hypervisor.Guest{}, fmt.Errorf("guest %s is not in the map: %w", g.Name, hypervisor.ErrNoGuest)
 	}
-	where := a.follow.whereabouts(g.ID)
 	switch {
 	case g.State == hypervisor.StateArriving:
 		return g, fmt.Errorf("%w: it arrives by migration", errNotHere)
-	case where == LossMigrated && g.Life == "":
-		return g, fmt.Errorf("%w: it has migrated to another host", errNotHere)
-	case where == LossLeaving && len(cfg.Guests) > 0:
+	case g.Life == "":
+		return g, a.elsewhere(ctx, g)
+	case a.follow.whereabouts(g.ID) == LossLeaving && len(cfg.Guests) > 0:
 		return g, fmt.Errorf("%w: it is in the map, and leaves by migration", errNotHere)
 	}
 	return g, nil
+}
+
+// elsewhere returns errNotHere for a guest without a life here that has gone to
+// another host, or may have: it was leaving, and how that ended is not told yet.
+// What was not seen the hypervisor may know.
+func (a *answerer) elsewhere(ctx context.Context, g hypervisor.Guest) error {
+	if a.follow.whereabouts(g.ID) != LossNone {
+		return fmt.Errorf("%w: it has migrated to another host", errNotHere)
+	}
+	departer, ok := a.host.(hypervisor.Departer)
+	if !ok || g.State != hypervisor.StateOff {
+		return nil
+	}
+	switch departed, err := departer.Departed(ctx, g.ID); {
+	case err != nil:
+		return err
+	case departed:
+		return fmt.Errorf("%w: the hypervisor says that it has migrated to another host", errNotHere)
+	}
+	return nil
 }
 
 // search asks the hypervisor: by UUID when the string is one, else by name.
@@ -213,10 +232,12 @@ func (a *answerer) present(ctx context.Context, id cluster.GuestID) (hypervisor.
 	switch {
 	case err != nil:
 		return g, err
-	case g.State == hypervisor.StateArriving, g.Life == "" && a.follow.whereabouts(id) == LossMigrated:
+	case g.State == hypervisor.StateArriving:
 		return g, errNotHere
 	case g.Life == "" && g.State != hypervisor.StateOff && g.State != hypervisor.StateSaved:
 		return g, fmt.Errorf("the hypervisor does not know the state of guest %s", g.Name)
+	case g.Life == "":
+		return g, a.elsewhere(ctx, g)
 	}
 	return g, nil
 }

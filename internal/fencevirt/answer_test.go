@@ -135,6 +135,46 @@ func TestWhatWasNotSeenIsNotDone(t *testing.T) {
 	}
 }
 
+// departed is a hypervisor that remembers where guests went before anybody watched.
+type departed struct {
+	*mem.Driver
+	gone map[cluster.GuestID]bool
+	err  error
+}
+
+func (d departed) Departed(_ context.Context, id cluster.GuestID) (bool, error) {
+	return d.gone[id], d.err
+}
+
+// A definition that a migration has left behind is not a guest that is off (C-2):
+// the guest runs elsewhere, be it that the daemon was started since, or that the end
+// of the migration is not told yet.
+func TestAGuestThatMayBeElsewhereIsNotOff(t *testing.T) {
+	const ok, failed, off = xvm.ResultOK, xvm.ResultFailed, xvm.ResultOff
+	changes := []xvm.Op{xvm.OpOff, xvm.OpOn, xvm.OpReboot}
+	host := newHost(t, "off", "off2")
+	before := answererOf(t, departed{Driver: host, gone: map[cluster.GuestID]bool{idOf("off"): true}})
+	leaving := answererOf(t, host)
+	leaving.follow.event(hypervisor.Event{Guest: idOf("off"), Kind: hypervisor.EventLeaving})
+	for name, a := range map[string]*answerer{"it went before": before, "it was leaving": leaving} {
+		for _, op := range changes {
+			if got := a.ask(t, op, "off"); got != failed {
+				t.Errorf("%s: %v: %d, want %d", name, op, got, failed)
+			}
+		}
+		if got := a.ask(t, xvm.OpStatus, "off"); got != off {
+			t.Errorf("%s: status: %d", name, got)
+		}
+		if got := a.ask(t, xvm.OpOff, "off2"); got != ok {
+			t.Errorf("%s: off of another that is off: %d", name, got)
+		}
+	}
+	silent := answererOf(t, departed{Driver: host, err: hypervisor.ErrUnavailable})
+	if got := silent.ask(t, xvm.OpOff, "off2"); got != failed {
+		t.Errorf("nobody knows whether it went: %d", got)
+	}
+}
+
 func TestAHypervisorThatHangsIsAFailureWithinABound(t *testing.T) {
 	for _, op := range []mem.Op{mem.OpList, mem.OpState, mem.OpOff, mem.OpOn} {
 		synctest.Test(t, func(t *testing.T) {

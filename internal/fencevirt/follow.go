@@ -114,10 +114,17 @@ func (f *follower) run(ctx context.Context) {
 func (f *follower) watch(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	events, err := f.host.Watch(ctx)
+	watch := f.host.Watch
+	if beside, ok := f.host.(hypervisor.Bystander); ok {
+		watch = beside.WatchBeside // hostd may have the guests of this driver too
+	}
+	events, err := watch(ctx)
 	if err != nil {
 		return err
 	}
+	f.mu.Lock()
+	clear(f.leaving) // what is on its way still is told once more
+	f.mu.Unlock()
 	if err := f.look(ctx); err != nil {
 		return err
 	}

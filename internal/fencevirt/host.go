@@ -9,7 +9,7 @@ import (
 
 // Host is what the server needs of a hypervisor; each method is that of
 // hypervisor.Driver, and every driver is a Host. A driver that is also a
-// hypervisor.Finder, Rebooter, Checker or Porter is used as such.
+// hypervisor.Finder, Rebooter, Checker, Porter, Departer or Bystander is used as such.
 type Host interface {
 	Observer
 	Power

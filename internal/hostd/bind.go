@@ -90,8 +90,8 @@ func (l *Lives) mayUse(guest hypervisor.Guest, c cluster.ClusterID) error {
 	if guest.State != hypervisor.StateRunning || guest.Life == "" || len(guest.Life) > lifeLimitBytes {
 		return &Refusal{hostapi.CodeOtherLife, fmt.Sprintf("the hypervisor does not show guest %s running", guest.ID)}
 	}
-	if life, ok := l.state().Lives[guest.Life]; ok && (life.Status == journal.Ended || life.Guest != guest.ID) {
-		return &Refusal{hostapi.CodeOtherLife, fmt.Sprintf("life %s has ended and must not go on", guest.Life)}
+	if life, ok := l.state().Lives[guest.Life]; ok && (life.Status == journal.Ended || life.Reverted || life.Guest != guest.ID) {
+		return &Refusal{hostapi.CodeOtherLife, fmt.Sprintf("life %s has ended, or is an old memory image, and must not go on", guest.Life)}
 	}
 	if status := l.status(guest.Life); status == journal.Leaving || status == journal.Arriving {
 		return fmt.Errorf("bind guest %s: it is being migrated; try again", guest.ID)

@@ -43,7 +43,8 @@ type LivesConfig struct {
 //	the same anywhere else                                            unknown
 //	the guest is missing from the listing, or its state is unknown    nothing changes
 //	the host has a new boot id, on an Immobile hypervisor             ended
-//	the same anywhere else, hostd was not stopped before              absent, restarted
+//	the same anywhere else, hostd was not stopped before,
+//	and the first listing does not show the life                      absent, restarted
 //	the same, hostd was stopped before                                unknown
 //
 // Unknown, because the life may have moved or been saved while hostd was not
@@ -71,6 +72,9 @@ type Lives struct {
 	asked map[cluster.LifeID]*ask
 	// stayed are lives whose migration away is known to have failed.
 	stayed map[cluster.LifeID]bool
+	// lost are lives of an earlier boot of the host that went down with it, unless
+	// the first listing shows them.
+	lost map[cluster.LifeID]bool
 	// unshown counts the listings in a row that do not show an arriving life.
 	unshown map[cluster.LifeID]int
 }
@@ -130,6 +134,7 @@ func NewLives(cfg LivesConfig) *Lives {
 		fencing:   map[cluster.LifeID]cluster.ClusterID{},
 		asked:     map[cluster.LifeID]*ask{},
 		stayed:    map[cluster.LifeID]bool{},
+		lost:      map[cluster.LifeID]bool{},
 		unshown:   map[cluster.LifeID]int{},
 	}
 }
@@ -137,8 +142,8 @@ func NewLives(cfg LivesConfig) *Lives {
 func (l *Lives) state() *journal.State { return l.cfg.Journal.State() }
 
 // Begin settles the lives of earlier boots of the host: on an Immobile
-// hypervisor they have ended with the host, elsewhere they are unknown. What
-// was moving is not here any more, wherever it is.
+// hypervisor they have ended with the host, elsewhere the first listing settles
+// them, or they are unknown. What was moving is not here any more, wherever it is.
 func (l *Lives) Begin() ([]Effect, error) {
 	var effects []Effect
 	for _, life := range l.here() {
@@ -152,7 +157,8 @@ func (l *Lives) Begin() ([]Effect, error) {
 		case l.cfg.Immobile:
 			f.status, f.cause = journal.Ended, cluster.CauseHostRestarted
 		case !l.state().Stopped:
-			f.absent, f.restarted = "the host restarted while it ran there", true
+			l.lost[life.ID] = true
+			continue
 		}
 		more, err := l.write(f)
 		if err != nil {

@@ -386,6 +386,11 @@ func TestALifeThatIsLostWithItsHost(t *testing.T) {
 		b := newBench(t, false)
 		b.claimed()
 		b.run(boots2, false)
+		b.list(hypervisor.StateUnknown, "")
+		if got := b.absences(); len(got) > 0 {
+			t.Errorf("said to be absent though nobody could look: %+v", got)
+		}
+		b.list(hypervisor.StateOff, "")
 		b.wantUnknown(journal.Left)
 		got := b.absences()
 		if len(got) != 1 || !got[0].Restarted || !got[0].Final || got[0].Life != lifeA {
@@ -395,6 +400,22 @@ func TestALifeThatIsLostWithItsHost(t *testing.T) {
 		if diff := cmp.Diff([]Target{{g1, lifeA}}, b.kills()); diff != "" {
 			t.Errorf("kills: %s", diff)
 		}
+		// The kill may fail, or hostd may die before it: its cluster has recovered
+		// by now what that image runs.
+		for _, again := range []func(){func() {}, func() { b.run(boots2, false) }, func() { b.run("hb3", false) }} {
+			again()
+			b.told = nil
+			b.list(hypervisor.StateRunning, lifeA)
+			if diff := cmp.Diff([]Target{{g1, lifeA}}, b.kills()); diff != "" {
+				t.Errorf("kills once more: %s", diff)
+			}
+			if got := b.absences(); len(got) > 0 || b.state().Absences[lifeA].Seq != 0 {
+				t.Errorf("said to be absent while it runs: %+v", got)
+			}
+			if b.bind(lifeA, alpha); b.refused == nil {
+				t.Error("an image of a lost life could bind")
+			}
+		}
 	})
 	t.Run("a run that has listed the guests watches again", func(t *testing.T) {
 		b := newBench(t, false)
@@ -403,8 +424,43 @@ func TestALifeThatIsLostWithItsHost(t *testing.T) {
 		b.run(boots1, false)
 		b.list(hypervisor.StateRunning, lifeA)
 		b.run(boots2, false)
+		b.told = append(b.told, b.Listing(b.Mark(), nil)...) // the hypervisor has it no more
 		if got := b.absences(); len(got) != 1 || !got[0].Restarted {
 			t.Errorf("absences %+v, want one of a life that is lost", got)
+		}
+	})
+}
+
+// What hostd cannot say that of.
+func TestWhatIsNotLostWithItsHost(t *testing.T) {
+	t.Run("what was saved while hostd was dead is not lost", func(t *testing.T) {
+		b := newBench(t, false)
+		b.claimed()
+		b.run(boots2, false)
+		b.list(hypervisor.StateSaved, "")
+		b.list(hypervisor.StateSaved, "")
+		b.wantUnknown(journal.Left)
+		if got := b.absences(); len(got) > 0 {
+			t.Errorf("said to be absent: %+v", got)
+		}
+		if _, err := b.asks(); err != nil {
+			t.Errorf("its image may not come back: %v", err)
+		}
+	})
+	t.Run("what runs here is not lost, whatever the journal knows: it was restored from a backup, or the guest was", func(t *testing.T) {
+		for name, show := range map[string]func(b *bench){
+			"by listing": func(b *bench) { b.list(hypervisor.StateRunning, lifeA) },
+			"by event":   func(b *bench) { b.event(start, lifeA, hypervisor.ReasonRestored) },
+			"by binding": func(b *bench) { b.bind(lifeA, alpha) },
+		} {
+			b := newBench(t, false)
+			b.claimed()
+			b.run(boots2, false)
+			show(b)
+			b.list(hypervisor.StateRunning, lifeA)
+			if got, kills := b.absences(), b.kills(); len(got)+len(kills) > 0 || b.state().Lives[lifeA].Refused {
+				t.Errorf("%s: absences %+v, kills %+v of a life that runs", name, got, kills)
+			}
 		}
 	})
 	t.Run("a run that has listed nothing has not seen them", func(t *testing.T) {
@@ -413,6 +469,7 @@ func TestALifeThatIsLostWithItsHost(t *testing.T) {
 		b.stop()
 		b.run(boots1, false)
 		b.run(boots2, false)
+		b.list(hypervisor.StateOff, "")
 		if got := b.absences(); len(got) > 0 {
 			t.Errorf("said to be absent: %+v", got)
 		}
@@ -423,6 +480,7 @@ func TestALifeThatIsLostWithItsHost(t *testing.T) {
 			b.claimed()
 			b.event(ev.Kind, lifeA, ev.Reason)
 			b.run(boots2, false)
+			b.list(hypervisor.StateOff, "")
 			for _, a := range b.absences() {
 				if a.Restarted {
 					t.Errorf("%s: said to be lost: %+v", ev.Kind, a)

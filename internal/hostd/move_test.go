@@ -362,6 +362,11 @@ func TestARefusedLifeThatRunsIsDestroyed(t *testing.T) {
 	if diff := cmp.Diff([]Target{{g1, lifeA}}, b.kills()); diff != "" {
 		t.Errorf("to kill (-want +got):\n%s", diff)
 	}
+	b.told = nil
+	b.list(hypervisor.StateRunning, lifeA)
+	if diff := cmp.Diff([]Target{{g1, lifeA}}, b.kills()); diff != "" {
+		t.Errorf("to kill once more, since the first may have failed (-want +got):\n%s", diff)
+	}
 }
 
 // Both hosts tell that a migration is under way.

@@ -58,22 +58,23 @@ func (l *Lives) reverted(ev hypervisor.Event) []Effect {
 // sighted: the life exists on this host now.
 func (l *Lives) sighted(guest cluster.GuestID, life cluster.LifeID, state hypervisor.GuestState) []Effect {
 	effects := l.view(hypervisor.Guest{ID: guest, Name: l.views[guest].Name, State: state, Life: life})
+	delete(l.lost, life)
 	known := l.state().Lives[life]
+	f := fact{life: life, guest: guest, status: journal.Here}
 	switch {
 	case known.Status == journal.Ended:
 		l.log.Warn("an ended life is shown running; it will be destroyed", "guest", guest, "life", life)
 		return append(effects, Effect{Kill: &Target{Guest: guest, Life: life}})
-	case known.Reverted:
-		return append(effects, Effect{Kill: &Target{Guest: guest, Life: life}})
-	case known.Refused && known.Status != journal.Here && known.Status != journal.Leaving:
+	case known.Reverted, known.Refused && known.Status != journal.Here && known.Status != journal.Leaving:
 		l.log.Error("a life that is refused here is shown running; it will be destroyed", "guest", guest, "life", life)
 		effects = append(effects, Effect{Kill: &Target{Guest: guest, Life: life}})
-	case known.Status == journal.Leaving && !l.stayed[life]:
+		f.reverted = true // once more at each look: what came past its refusal is an old image
+	}
+	if known.Status == journal.Leaving && !l.stayed[life] {
 		return effects // it runs here until it has switched over
 	}
 	l.confirmed[life] = true
 	delete(l.stayed, life)
-	f := fact{life: life, guest: guest, status: journal.Here}
 	if _, denied := l.state().Absences[life]; denied {
 		f.arrival = l.nextArrival() // it came without asking: what was said of it does not hold any more
 	}
@@ -177,6 +178,7 @@ func (l *Lives) Listing(mark uint64, guests []hypervisor.Guest) []Effect {
 		listed[g.ID] = g
 		effects = append(effects, l.listed(g)...)
 	}
+	effects = append(effects, l.lose(mark, listed)...)
 	for _, life := range l.here() {
 		if g, ok := listed[life.Guest]; ok && g.Life != life.ID {
 			effects = append(effects, l.missing(life, g)...)
@@ -185,6 +187,27 @@ func (l *Lives) Listing(mark uint64, guests []hypervisor.Guest) []Effect {
 		}
 	}
 	return append(effects, l.denyLeft(mark, listed)...)
+}
+
+// lose signs for the lives that went down with an earlier boot of the host that they
+// are here no more, once a listing does not show them: what shows up as one of them
+// behind that is an image, and is refused for good.
+func (l *Lives) lose(mark uint64, listed map[cluster.GuestID]hypervisor.Guest) []Effect {
+	var effects []Effect
+	for _, life := range l.here() {
+		g, shown := listed[life.Guest]
+		if !l.lost[life.ID] || shown && g.State == hypervisor.StateUnknown || l.touched[life.Guest] > mark {
+			continue
+		}
+		delete(l.lost, life.ID)
+		if shown && g.State == hypervisor.StateSaved {
+			continue // nobody saw it, but its memory is here
+		}
+		effects = append(effects, l.record(fact{
+			life: life.ID, guest: life.Guest, status: journal.Left, absent: "the host restarted while it ran there", restarted: true,
+		})...)
+	}
+	return effects
 }
 
 // watching notes that the lives which are here are known to be here, as long as

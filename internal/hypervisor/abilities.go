@@ -21,6 +21,20 @@ type Rebooter interface {
 	Reboot(ctx context.Context, id cluster.GuestID, life cluster.LifeID) (cluster.LifeID, error)
 }
 
+// Bystander is an optional ability: a stream as that of Watch for one who looks on
+// beside hostd. It takes nothing of what the driver keeps while hostd, which alone
+// calls Watch, has no stream.
+type Bystander interface {
+	WatchBeside(ctx context.Context) (<-chan Event, error)
+}
+
+// Departer is an optional ability: of a guest that is off here, it knows whether
+// its last run went to another host, also where nobody watched then. False says
+// nothing: that is forgotten with the hypervisor's daemon. ErrNoGuest, ErrUnavailable.
+type Departer interface {
+	Departed(ctx context.Context, id cluster.GuestID) (bool, error)
+}
+
 // Checker is an optional ability: it asks the hypervisor something that it can
 // answer only when it could also end a guest. ErrUnavailable otherwise.
 type Checker interface {

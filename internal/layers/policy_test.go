@@ -34,6 +34,7 @@ var packages = []struct {
 	{"internal/layers", shell},
 	{"internal/nodeapi", shell},
 	{"internal/sim/...", shell},
+	{"internal/vmlab/...", shell},
 	{"internal/web", shell},
 	{"scripts/...", shell},
 
@@ -71,6 +72,7 @@ var packages = []struct {
 var testOnly = []string{
 	"internal/chaos", "internal/hypervisor/hypervisortest", "internal/interop", "internal/libvirt/libvirtlab", "internal/libvirt/libvirttest",
 	"internal/resource/resourcetest", "internal/sim/simrun", "internal/store/storetest",
+	"internal/vmlab", "internal/vmlab/agent", "internal/vmlab/demovm", "internal/vmlab/guestinit",
 }
 
 // The pure layers (vocabulary and core) import nothing but their own kind and

@@ -58,6 +58,7 @@ func (h *hosts) run(ctx context.Context) error {
 		s, _ := h.n.Mirror.Snapshot()
 		h.dialNew(ctx, &wg, &s)
 		h.ackNeedless(ctx, &s)
+		h.placeStrays(ctx, &wg, &s)
 		known := h.known(&s)
 		for _, cert := range known {
 			h.commitCertificate(ctx, cert.Host, cert)
@@ -163,11 +164,11 @@ func (n *Node) GuestSeen(id cluster.GuestID) (hostapi.Guest, bool) {
 // word is what the hosts at the places of a boot's life say of it now, and
 // whether one of them says that it is moving. A place that does not tell may let
 // it act, so unknown outweighs the word of the others.
-func (h *hosts) word(boot cluster.Boot) (word cluster.HostWord, moving bool) {
+func (h *hosts) word(places []cluster.HostName, boot cluster.Boot) (word cluster.HostWord, moving bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	said := map[cluster.HostWord]bool{}
-	for _, place := range boot.Places {
+	for _, place := range places {
 		one, moves := h.links[place].word(boot)
 		said[one] = true
 		moving = moving || moves
@@ -205,13 +206,11 @@ func (h *hosts) take(ctx context.Context, wg *sync.WaitGroup, link *hostLink, e 
 	case e.Certificate != nil:
 		h.commitCertificate(ctx, link.rec.Value.Name, *e.Certificate)
 	case e.Absence != nil:
+		h.unsay(link, *e.Absence)
 		h.commitAbsence(ctx, link.rec.Value.Name, *e.Absence)
 	case e.Arriving != nil:
 		h.begin(wg, *e.Arriving, func() { h.arriving(ctx, link, *e.Arriving, barred) })
 	case e.Guest != nil:
-		if stray := h.stray(link.rec.Value.Name, *e.Guest); stray != nil {
-			h.begin(wg, *stray, func() { h.arriving(ctx, link, *stray, anyway) })
-		}
 		h.n.Log.Debug("host tells of a guest", "component", "hosts", "host", link.rec.Value.Name, "guest", e.Guest.ID, "state", e.Guest.State)
 		h.mu.Lock()
 		if link.guests == nil {
@@ -219,6 +218,8 @@ func (h *hosts) take(ctx context.Context, wg *sync.WaitGroup, link *hostLink, e 
 		}
 		link.guests[e.Guest.ID] = *e.Guest
 		h.mu.Unlock()
+		s, _ := h.n.Mirror.Snapshot()
+		h.placeStrays(ctx, wg, &s)
 	}
 }
 

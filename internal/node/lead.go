@@ -28,6 +28,10 @@ const (
 	tickLimit = 3 * time.Second
 	// planPoll is how often the leader plans when nothing changes.
 	planPoll = time.Second
+	// voidLimit is for how long all fence decisions of a leader may be void, since
+	// what they were derived from does not stand any more, before it lets another
+	// lead: it sees the store too late.
+	voidLimit = 3 * time.Second
 	// planGap is the pause between two plans from which on this node may have
 	// stood still in between: a plan may wait that long for its commits.
 	planGap = planPoll + 2*commitTimeout
@@ -43,6 +47,10 @@ type leadership struct {
 	// planned is when the last plan was made, and away until when a gap before
 	// one counts.
 	planned, away time.Duration
+	// void is since when all fence decisions are void, and lastVoid when the last one
+	// was; void 0: none is.
+	void, lastVoid time.Duration
+	yields         bool
 }
 
 // leadLoop plans while this node leads, and claims the lead when the holder is
@@ -214,7 +222,7 @@ func (n *Node) planOnce(ctx context.Context, now time.Duration) time.Duration {
 		return claimPoll // not before the mirror shows our own claim (O-7)
 	}
 	n.lead.tick++
-	n.pulse.setTick(n.lead.tick)
+	n.tell(now)
 	if n.lead.planned != 0 && now-n.lead.planned > planGap {
 		n.lead.away = now + plan.AppealAge // until every answer that is at hand was given after the gap
 	}
@@ -245,6 +253,9 @@ func (n *Node) carryOut(ctx context.Context, orders []plan.Order) (again bool) {
 		commitCtx, cancel := n.Clock.WithTimeout(ctx, commitTimeout)
 		rev, err := n.Store.Commit(commitCtx, store.Tx{Guards: o.Guards, Writes: o.Writes})
 		if err == nil {
+			if o.Kind == plan.OrderFence {
+				n.noteVoid(true)
+			}
 			n.Log.Info("order committed", "component", "lead", "epoch", n.epoch, "order", string(o.Kind), "subject", o.Subject, "text", o.Text, "revision", rev)
 			_ = n.Mirror.WaitFor(commitCtx, rev)
 			cancel()
@@ -256,8 +267,42 @@ func (n *Node) carryOut(ctx context.Context, orders []plan.Order) (again bool) {
 		if !errors.Is(err, store.ErrConflict) {
 			return true
 		}
+		if o.Kind == plan.OrderFence {
+			n.noteVoid(false)
+		}
 	}
 	return again
+}
+
+// noteVoid notes what became of a fence decision. One that stands ends the doubt; a
+// plan without any does not: who sees the store late decides now and then only.
+func (n *Node) noteVoid(stands bool) {
+	now := n.Clock.Now()
+	if stands || now-n.lead.lastVoid > voidLimit {
+		n.lead.void = 0
+	}
+	if stands {
+		return
+	}
+	if n.lead.void == 0 {
+		n.lead.void = now
+	}
+	n.lead.lastVoid = now
+}
+
+// tell publishes that the planner is alive, unless its fence decisions have been
+// void for long: then it lets another lead, as one that stands still (O-8).
+func (n *Node) tell(now time.Duration) {
+	yields := n.lead.void != 0 && n.lead.lastVoid-n.lead.void > voidLimit && now-n.lead.lastVoid <= voidLimit
+	if yields && !n.lead.yields {
+		n.Log.Warn("fence decisions are void again and again: this leader sees the store too late, and another may lead", "component", "lead", "epoch", n.epoch)
+	}
+	n.lead.yields = yields
+	if yields {
+		n.pulse.setTick(0)
+	} else {
+		n.pulse.setTick(n.lead.tick)
+	}
 }
 
 // steerPause is how often the raft leader looks whether another should lead.

@@ -55,6 +55,7 @@ func (h *hosts) arriving(ctx context.Context, link *hostLink, a hostapi.Arriving
 	reply, err := link.client.Placed(ctx, placed)
 	log.Info("host asks for a guest", "arrival", a.Arrival.Number, "member", placed.Member, "revision", placed.Revision, "refused", placed.Refused, "err", err)
 	if err == nil && reply.Absence != nil {
+		h.unsay(link, *reply.Absence)
 		h.commitAbsence(ctx, host, *reply.Absence)
 	}
 }
@@ -244,21 +245,47 @@ func (h *hosts) knownAbsences(s *cluster.State) []cluster.Absence {
 	return found
 }
 
-// stray returns the arrival to write down when a host shows a life of this
-// cluster that has no place there: it came past the guard. To ask one place
-// more can do no harm.
-func (h *hosts) stray(host cluster.HostName, g hostapi.Guest) *hostapi.Arriving {
-	if g.Life == "" || g.State == "" {
-		return nil
+// unsay drops what a host said of a guest before it signed that its life is not
+// there: else the same place would be written down again and again.
+func (h *hosts) unsay(link *hostLink, a cluster.Absence) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if g := link.guests[a.Guest]; g.Life == a.Life && a.Covers(g.Arrival) {
+		delete(link.guests, a.Guest)
 	}
-	stray := false
-	h.n.Mirror.Read(func(s *cluster.State) {
-		for _, id := range lifeBoots(s, g.Life) {
-			stray = stray || s.Boots[id].Value.Guest == g.ID && !slices.Contains(s.Boots[id].Value.Places, host)
+}
+
+// placeStrays writes down where a host shows a life of this cluster that has no
+// place there: it came past the guard, or its first boot registered while it
+// migrated, with the binding of the host that it has left. To ask one place more can
+// do no harm.
+func (h *hosts) placeStrays(ctx context.Context, wg *sync.WaitGroup, s *cluster.State) {
+	for link, strays := range h.strays(s) {
+		for _, a := range strays {
+			h.begin(wg, a, func() { h.arriving(ctx, link, a, anyway) })
 		}
-	})
-	if !stray {
-		return nil
 	}
-	return &hostapi.Arriving{Guest: g.ID, Life: g.Life, Arrival: g.Arrival}
+}
+
+// strays returns the arrivals to write down, by the host that shows them.
+func (h *hosts) strays(s *cluster.State) map[*hostLink][]hostapi.Arriving {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var found map[*hostLink][]hostapi.Arriving
+	for id, boot := range s.Boots {
+		if _, ended := s.Ended[id]; ended || boot.Value.Life == "" {
+			continue
+		}
+		for host, link := range h.links {
+			g, shown := link.guests[boot.Value.Guest]
+			if !shown || g.Life != boot.Value.Life || g.State == "" || slices.Contains(boot.Value.Places, host) {
+				continue
+			}
+			if found == nil {
+				found = map[*hostLink][]hostapi.Arriving{}
+			}
+			found[link] = append(found[link], hostapi.Arriving{Guest: g.ID, Life: g.Life, Arrival: g.Arrival})
+		}
+	}
+	return found
 }

@@ -6,11 +6,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"ringfence/internal/cluster"
+	"ringfence/internal/detect"
 	"ringfence/internal/hostclient"
 	"ringfence/internal/store/mem"
 	"ringfence/internal/wire/hostapi"
@@ -275,5 +277,89 @@ func TestAStrayLifeGetsItsPlace(t *testing.T) {
 		w.mu.Unlock()
 		time.Sleep(time.Second)
 		w.wantPlaces("n1-b1", "h1", "h3")
+	})
+}
+
+// The first boot of a life registers while the life migrates, with the binding of
+// the host that it has left: nobody knew of the boot when the target asked. Where it
+// is seen is a place as soon as it is known, else no word of that host would count,
+// and a source that restarts would end a boot that lives.
+func TestABootThatRegistersBehindAMigrationGetsItsPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.boot("n2")
+		w.boot("n3")
+		time.Sleep(3 * time.Second)
+		g := &guest{w: w, name: "n1", life: "h1:1:1"} // that n1 begins
+		if placed := w.hosts["h2"].asks(g); placed.Revision == 0 || placed.Member {
+			t.Fatalf("the nodes say %+v", placed)
+		}
+		w.mu.Lock()
+		w.hosts["h2"].publish(hostclient.Event{Guest: &hostapi.Guest{ID: "guest-n1", Name: "n1", State: "running", Life: g.life, Arrival: w.hosts["h2"].arrivals[g.life]}})
+		w.mu.Unlock()
+		time.Sleep(time.Second)
+		w.boot("n1") // it was bound at h1
+		time.Sleep(3 * time.Second)
+		w.wantPlaces("n1-b1", "h1", "h2")
+	})
+}
+
+// A host that shows a life still and has signed that it is not there: its word is
+// asked for once, and not with each change of the store.
+func TestAStaleSightIsNoPlaceForLong(t *testing.T) {
+	play(t, func(w *world) {
+		g := w.guests["n1"]
+		h3 := w.hosts["h3"]
+		w.mu.Lock()
+		h3.away = map[cluster.LifeID]bool{g.life: true}
+		h3.publish(hostclient.Event{Guest: &hostapi.Guest{ID: "guest-n1", Name: "n1", State: "arriving", Life: g.life}})
+		w.mu.Unlock()
+		time.Sleep(3 * time.Second)
+		w.wantPlaces("n1-b1", "h1")
+		w.mu.Lock()
+		asked := len(h3.placed)
+		w.mu.Unlock()
+		w.configure(service("db", "n1", "n2"), service("web", "n2"))
+		time.Sleep(10 * time.Second)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if again := len(h3.placed) - asked; again > 0 {
+			t.Errorf("it was written down %d times more", again)
+		}
+	})
+}
+
+// A place that has lost the life with its host stays on record (P6), and says
+// nothing any more: the word of the host where the guest is counts all the same.
+func TestAPlaceThatHasLostALifeVoidsNoWord(t *testing.T) {
+	play(t, func(w *world) {
+		g := w.guests["n1"]
+		w.hosts["h2"].asks(g)
+		w.mu.Lock()
+		h1, h2 := w.hosts["h1"], w.hosts["h2"]
+		delete(h1.lives, g.life)
+		h2.lives[g.life] = g
+		lost := h1.absence(g.life, true)
+		lost.Restarted = true
+		lost.Signature = ed25519.Sign(h1.key, lost.SigningBytes())
+		h1.publish(hostclient.Event{Absence: lost})
+		w.mu.Unlock()
+		time.Sleep(time.Second)
+		w.wantPlaces("n1-b1", "h1", "h2")
+		w.mu.Lock()
+		h1.silent = true
+		h2.publish(hostclient.Event{Guest: &hostapi.Guest{ID: "guest-n1", State: "paused", Life: g.life}})
+		w.mu.Unlock()
+		w.breakStreams("h1")
+		time.Sleep(time.Second)
+		n2 := w.guests["n2"].node
+		if !n2.HostSays("n1-b1").Paused {
+			t.Error("the word of host h2 that the guest is paused counts nothing")
+		}
+		n2.Mirror.Read(func(s *cluster.State) {
+			if got := n2.pulse.peerOf(s, s.Boots["n1-b1"].Value).Limits; got != detect.HostAware() {
+				t.Errorf("limits %+v, though the host where it is can be asked", got)
+			}
+		})
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"net"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -107,7 +108,7 @@ func (p *pulse) iterate(now time.Duration) {
 		}
 		for id, boot := range s.Boots {
 			if p.listensFor(s, id) && (boot.Value.Node != p.n.Self.Node || id == p.n.Self.ID) {
-				watched[id] = p.peerOf(boot.Value, s.Config.Value.PauseGraceOf(boot.Value.Node))
+				watched[id] = p.peerOf(s, boot.Value)
 			}
 		}
 	})
@@ -148,19 +149,34 @@ func signal(c chan struct{}) {
 	}
 }
 
-func (p *pulse) peerOf(boot cluster.Boot, grace time.Duration) detect.Peer {
-	word, moving := p.n.hosts.word(boot)
-	return detect.Peer{Limits: p.limitsFor(boot), Word: word, Moving: moving, PauseGrace: grace}
+func (p *pulse) peerOf(s *cluster.State, boot cluster.Boot) detect.Peer {
+	places := mayBeAt(s, boot)
+	word, moving := p.n.hosts.word(places, boot)
+	return detect.Peer{Limits: p.limitsFor(places), Word: word, Moving: moving, PauseGrace: s.Config.Value.PauseGraceOf(boot.Node)}
 }
 
-// limitsFor is the shorter pair where a host of the boot can be asked now.
-func (p *pulse) limitsFor(boot cluster.Boot) detect.Limits {
-	for _, place := range boot.Places {
+// mayBeAt returns the places whose hosts can have a word on a life. One that has
+// lost it with all its memory stays on record (rule P6) and has said all it can:
+// what it does not tell from then on must not void the word of the others.
+func mayBeAt(s *cluster.State, boot cluster.Boot) []cluster.HostName {
+	places := slices.DeleteFunc(slices.Clone(boot.Places), func(place cluster.HostName) bool {
+		_, absent := s.AbsenceOf(boot, place)
+		return absent
+	})
+	if len(places) == 0 {
+		return boot.Places
+	}
+	return places
+}
+
+// limitsFor is the shorter pair where the hosts of a boot can be asked now.
+func (p *pulse) limitsFor(places []cluster.HostName) detect.Limits {
+	for _, place := range places {
 		if !p.n.hosts.reachable(place) {
 			return detect.HostBlind()
 		}
 	}
-	if len(boot.Places) == 0 {
+	if len(places) == 0 {
 		return detect.HostBlind()
 	}
 	return detect.HostAware()

@@ -58,6 +58,7 @@ type guest struct {
 	resets []string                           // why it asked to be reset
 	heard  map[cluster.NodeName]time.Duration // when a beat of a peer arrived last
 	would  []cluster.ServiceName              // that its machine would start by itself
+	lag    time.Duration                      // by which it sees the store late
 }
 
 func newWorld(t *testing.T) *world {
@@ -157,7 +158,7 @@ func (w *world) daemon(g *guest) {
 			ID: cluster.BootID(fmt.Sprintf("%s-b%d", g.name, g.boot)), Node: g.name, Life: g.life,
 			Guest: cluster.GuestID("guest-" + g.name), Places: []cluster.HostName{host},
 		},
-		Cluster: "c", Incarnation: 1, Store: g.client, Beats: wire{g, inbox},
+		Cluster: "c", Incarnation: 1, Store: late{g.client, g}, Beats: wire{g, inbox},
 		DialHost: func(h cluster.Host) (Host, error) { return &fakeLink{h: w.hosts[h.Name], g: g}, nil },
 		Agents: func(name string) (resource.Agent, error) {
 			if name != "fake" {

@@ -156,6 +156,16 @@ func (r *race) leaderSlow() {
 	l.setSlow(0)
 }
 
+// leaderLate: the leader sees the store later than views are refreshed, when
+// somebody is to be fenced.
+func (r *race) leaderLate() {
+	l := r.leader().link()
+	l.setLag(2500 * time.Millisecond)
+	r.hangOwner()
+	r.sleep(r.span + 3*time.Second) // until a first decision can be void
+	l.setLag(0)
+}
+
 func (r *race) storeAway() {
 	mend := r.blackout()
 	r.last()

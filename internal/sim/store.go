@@ -136,13 +136,14 @@ func (c *conditions) mend() {
 
 var _ store.Store = (*link)(nil)
 
-// reach waits until the store can be reached, at most until ctx ends.
+// reach waits until the store can be reached, at most until ctx ends. What a
+// machine that stands still had not sent before it sends when it goes on.
 func (l *link) reach(ctx context.Context) error {
 	if l.p.gate() != nil || ctx.Err() != nil {
 		return store.ErrUnavailable
 	}
 	time.Sleep(l.p.w.net.latency())
-	for !l.raft.reaches(l.p.name) {
+	for !l.raft.reaches(l.p.name) || !l.p.w.runs(l.p.name) {
 		select {
 		case <-ctx.Done():
 			return store.ErrUnavailable

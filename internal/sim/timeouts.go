@@ -66,6 +66,7 @@ var timeouts = []timeout{
 	{"pause between self-resets", "node", "resetRetry", 5 * time.Second, 0, false, (*race).resetTakes},
 	{"fence order", "node", "fenceTimeout", 10 * time.Second, -20 * time.Millisecond, false, (*race).powerTakes},
 	{"one round of the leader", "node", "tickLimit", 3 * time.Second, 0, false, (*race).leaderStalls},
+	{"leader that sees the store late", "node", "voidLimit", 3 * time.Second, 0, false, (*race).leaderLate},
 	{"hand-over of the store's lead", "node", "steerPause", 2 * time.Second, 0, false, (*race).leaderStalls},
 	{"answer to the leader", "node", "answerTime", 200 * time.Millisecond, 0, false, (*race).leaderSlow},
 	{"refresh of a view", "node", "viewRefresh", time.Second, 0, false, (*race).viewsLost},

@@ -14,10 +14,12 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -39,7 +41,7 @@ const (
 )
 
 // Environment that the program reads. The exec agent sets the first two; the
-// third spares a question to the host.
+// third spares a question to the host, or to the kernel.
 const (
 	envNode       = "RINGFENCE_NODE"
 	envGeneration = "RINGFENCE_GENERATION"
@@ -51,7 +53,8 @@ type Settings struct {
 	Journal string
 	Listen  string
 	// Channel is where the guest asks its host which boot this is, when the
-	// environment does not say.
+	// environment does not say. Where nothing is there, or the host does not know,
+	// the kernel does.
 	Channel string
 	Getenv  func(string) string
 }
@@ -130,18 +133,28 @@ func (s Settings) identify(ctx context.Context) (trace.Identity, error) {
 		Generation: cluster.Generation(generation), Run: hex.EncodeToString(run),
 	}
 	if id.Boot == "" {
-		channel := hostclient.NewChannelSocket(s.Channel)
-		defer channel.Close()
-		self, err := channel.Self(ctx)
-		if err != nil {
+		if id.Boot, err = s.boot(ctx); err != nil {
 			return id, fmt.Errorf("%s: %s is not set: %w", Verb, envBoot, err)
 		}
-		id.Boot = self.Boot
 	}
 	if err := id.Check(); err != nil {
 		return id, fmt.Errorf("%s: %w", Verb, err)
 	}
 	return id, nil
+}
+
+// boot asks the host where there is one; one whose guests have kernels of their
+// own leaves it to them.
+func (s Settings) boot(ctx context.Context) (cluster.BootID, error) {
+	if _, err := os.Lstat(s.Channel); !errors.Is(err, fs.ErrNotExist) {
+		channel := hostclient.NewChannelSocket(s.Channel)
+		defer channel.Close()
+		if self, err := channel.Self(ctx); err != nil || self.Boot != "" {
+			return self.Boot, err
+		}
+	}
+	text, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return cluster.BootID(strings.TrimSpace(string(text))), err
 }
 
 func answer(id trace.Identity) http.Handler {

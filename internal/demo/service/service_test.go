@@ -217,11 +217,18 @@ func TestRefusals(t *testing.T) {
 		"generation is no count": without(envGeneration, "-1"),
 		"no node":                without(envNode, ""),
 		"node with a space":      without(envNode, "n 1"),
-		"no boot and no host":    without(envBoot, ""),
 	} {
 		if err := Run(t.Context(), settings(t, env)); err == nil {
 			t.Errorf("%s: it ran", name)
 		}
+	}
+	mute := settings(t, without(envBoot, ""))
+	mute.Channel = filepath.Join(t.TempDir(), "channel")
+	if err := os.WriteFile(mute.Channel, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := Run(t.Context(), mute); err == nil {
+		t.Error("it ran though its host did not say which boot it is")
 	}
 	s := settings(t, good)
 	s.Journal = filepath.Join(t.TempDir(), "missing", "journal")
@@ -236,6 +243,16 @@ func TestRefusals(t *testing.T) {
 		if _, err := ParseArgs(args); err == nil {
 			t.Errorf("arguments %q were accepted", args)
 		}
+	}
+}
+
+func TestMachineWithoutHostAsksItsKernel(t *testing.T) {
+	s := Settings{Channel: filepath.Join(t.TempDir(), "none"), Getenv: func(name string) string {
+		return map[string]string{envNode: "n1", envGeneration: "1"}[name]
+	}}
+	id, err := s.identify(t.Context())
+	if err != nil || len(id.Boot) != 36 {
+		t.Errorf("%v, %v", id, err)
 	}
 }
 

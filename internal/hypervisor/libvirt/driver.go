@@ -37,6 +37,8 @@ var (
 	_ hypervisor.Mover     = (*Driver)(nil)
 	_ hypervisor.Finder    = (*Driver)(nil)
 	_ hypervisor.Rebooter  = (*Driver)(nil)
+	_ hypervisor.Bystander = (*Driver)(nil)
+	_ hypervisor.Departer  = (*Driver)(nil)
 	_ hypervisor.Checker   = (*Driver)(nil)
 	_ hypervisor.Porter    = (*Driver)(nil)
 	_ hypervisor.Channeler = (*Driver)(nil)

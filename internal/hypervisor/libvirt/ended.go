@@ -177,6 +177,15 @@ func (g *guest) takeStock(ctx context.Context, dom lv.Domain) {
 	}
 }
 
+// succeeded: behind a gap, libvirt calls the guest's run by another number, and the
+// process of the run that is known has exited. Its end is told now, without a
+// reason: the next event of an end is the other run's.
+func (g *guest) succeeded(ctx context.Context, dom lv.Domain) {
+	if r := g.now(); r != nil && r.dom.ID >= 0 && r.dom.ID != dom.ID && r.process != nil && r.process.Exited() {
+		g.end(ctx, r, hypervisor.ReasonUnknown)
+	}
+}
+
 // settleGap: behind a gap in the events, a run that has ended meanwhile has its
 // end from libvirt's reason, if that leaves no doubt: this driver held the process
 // and saw it end, the guest was not started again, and no migration of it was known

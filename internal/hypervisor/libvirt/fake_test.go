@@ -447,6 +447,58 @@ func TestAnEndBehindAGapThatLeavesDoubtIsNone(t *testing.T) {
 	}
 }
 
+// A guest is started anew within a gap, and its new process cannot be found at once.
+// The end of the former run must not wait for an event: the next one is the new run's,
+// and would be taken for it, while the new run had none.
+func TestAGuestThatIsStartedAnewWithinAGap(t *testing.T) {
+	f, s, p, life := started(t, "vm1")
+	s.Stop()
+	await(t, "it is noticed", func() bool { up, _ := f.hosts[0].condition(); return !up })
+	p.end()
+	if err := os.Remove(filepath.Join(f.dir, "vm1.pid")); err != nil {
+		t.Fatal(err)
+	}
+	s.Change("vm1", func(g *libvirttest.Guest) { g.ID, g.State, g.Reason = 9, lv.StateRunning, lv.RunningBooted })
+	s.Restart()
+	var events <-chan hypervisor.Event
+	await(t, "there is a watch", func() (ok bool) {
+		var err error
+		events, err = f.Watch(t.Context())
+		return err == nil
+	})
+	select {
+	case e := <-events:
+		if e.Life != life || e.Kind != hypervisor.EventEnded || e.Reason.Ends() {
+			t.Errorf("told %+v", e)
+		}
+	case <-time.After(callTimeout):
+		t.Fatal("the end of the former run is not told")
+	}
+	f.qemu("vm1")
+	g := f.hosts[0].guest(lv.Domain{UUID: libvirttest.UUIDOf("vm1")})
+	await(t, "the new run is known, and no other", func() (ok bool) {
+		g.set(func() { ok = g.current != nil && g.current.life != life && g.current.started && len(g.former) == 0 })
+		return ok
+	})
+}
+
+// A definition that a migration has left behind is told from a guest that is off,
+// also by a driver that was not there.
+func TestAGuestThatWentToAnotherHostHasDeparted(t *testing.T) {
+	s := libvirttest.New(t)
+	s.Add(libvirttest.Guest{Name: "vm1", Reason: lv.ShutoffMigrated})
+	s.Add(libvirttest.Guest{Name: "vm2", Reason: lv.ShutoffShutdown})
+	f := newFakes(t, s)
+	for name, want := range map[string]bool{"vm1": true, "vm2": false} {
+		if got, err := f.Departed(t.Context(), guestID(name)); got != want || err != nil {
+			t.Errorf("%s has departed: %v, error %v; want %v", name, got, err, want)
+		}
+	}
+	if _, err := f.Departed(t.Context(), guestID("vm3")); !errors.Is(err, hypervisor.ErrNoGuest) {
+		t.Errorf("a guest that is not there: %v", err)
+	}
+}
+
 func TestOneGuestInTwoConnections(t *testing.T) {
 	one, two := libvirttest.New(t), libvirttest.New(t)
 	f := newFakes(t, one, two)

@@ -166,7 +166,7 @@ func (h *host) connected(ctx context.Context) {
 		if !h.isHost(dom) {
 			seen[dom.UUID] = true
 			g := h.guest(dom)
-			g.enqueue(func(ctx context.Context) { g.takeStock(ctx, dom) })
+			g.enqueue(func(ctx context.Context) { g.succeeded(ctx, dom); g.takeStock(ctx, dom) })
 		}
 	}
 	for _, g := range h.allKnown() {

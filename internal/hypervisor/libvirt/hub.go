@@ -19,47 +19,58 @@ const (
 
 // hub hands events to the watchers.
 type hub struct {
-	mu       sync.Mutex // guards what follows
-	watchers map[chan hypervisor.Event]struct{}
+	mu sync.Mutex // guards what follows
+	// watchers are all streams; true: of Watch, false: of who looks on beside it.
+	watchers map[chan hypervisor.Event]bool
 	// kept are events that must not be lost for want of a watcher.
 	kept []hypervisor.Event
 }
 
 // emit gives an event to every watcher. One that matters for ever, an end or a
-// revert, is kept for the next watcher when there is none.
+// revert, is kept for the next watcher when none took it. Who looks on beside is no
+// watcher: what it has heard hostd has not.
 func (h *hub) emit(e hypervisor.Event) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	taken := false
+	for w, owns := range h.watchers {
+		if h.give(w, e) && owns {
+			taken = true
+		}
+	}
 	forever := e.Kind == hypervisor.EventEnded || e.Reason == hypervisor.ReasonFromSnapshot
-	if len(h.watchers) == 0 && forever && len(h.kept) < keptLimit {
+	if !taken && forever && len(h.kept) < keptLimit {
 		h.kept = append(h.kept, e)
 	}
-	for w := range h.watchers {
-		h.give(w, e)
-	}
 }
 
-func (h *hub) give(w chan hypervisor.Event, e hypervisor.Event) {
+// give reports whether the watcher has the event; one that has not read for long
+// loses its stream.
+func (h *hub) give(w chan hypervisor.Event, e hypervisor.Event) bool {
 	select {
 	case w <- e:
+		return true
 	default:
 		h.drop(w)
+		return false
 	}
 }
 
-// add registers a watcher and gives it what was kept, and first.
-func (h *hub) add(first []hypervisor.Event) chan hypervisor.Event {
+// add registers a watcher and gives it first, and, when it owns them, what was kept.
+func (h *hub) add(owns bool, first []hypervisor.Event) chan hypervisor.Event {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	w := make(chan hypervisor.Event, watchLimit)
-	if h.watchers == nil {
-		h.watchers = map[chan hypervisor.Event]struct{}{}
+	if owns {
+		first, h.kept = append(h.kept, first...), nil
 	}
-	h.watchers[w] = struct{}{}
-	for _, e := range append(h.kept, first...) {
+	w := make(chan hypervisor.Event, watchLimit+len(first))
+	if h.watchers == nil {
+		h.watchers = map[chan hypervisor.Event]bool{}
+	}
+	h.watchers[w] = owns
+	for _, e := range first {
 		h.give(w, e)
 	}
-	h.kept = nil
 	return w
 }
 
@@ -88,6 +99,15 @@ func (h *hub) drop(w chan hypervisor.Event) {
 // Watch implements hypervisor.Driver. It waits for a first connection. Every
 // connection that is lost or comes back ends the stream, for events were missed.
 func (d *Driver) Watch(ctx context.Context) (<-chan hypervisor.Event, error) {
+	return d.watch(ctx, true)
+}
+
+// WatchBeside implements hypervisor.Bystander.
+func (d *Driver) WatchBeside(ctx context.Context) (<-chan hypervisor.Event, error) {
+	return d.watch(ctx, false)
+}
+
+func (d *Driver) watch(ctx context.Context, owns bool) (<-chan hypervisor.Event, error) {
 	if err := d.awaitUp(ctx); err != nil {
 		return nil, fmt.Errorf("watch guests: %w: %w", hypervisor.ErrUnavailable, err)
 	}
@@ -96,7 +116,7 @@ func (d *Driver) Watch(ctx context.Context) (<-chan hypervisor.Event, error) {
 	for _, h := range d.hosts {
 		first = append(first, h.underWay()...)
 	}
-	w := d.hub.add(first)
+	w := d.hub.add(owns, first)
 	context.AfterFunc(ctx, func() { d.hub.remove(w) })
 	if d.ctx.Err() != nil {
 		d.hub.remove(w)

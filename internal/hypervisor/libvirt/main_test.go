@@ -191,6 +191,14 @@ func (r *real) fixtureOf(t *testing.T, guests ...libvirtlab.Guest) hypervisortes
 	}
 	f.Driver = r.driver(t)
 	f.Kill = r.kill
+	f.Shutdown = func(t *testing.T, id cluster.GuestID) {
+		for deadline := time.Now().Add(hypervisortest.Timeout); logs[id].Beats() == 0; time.Sleep(50 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("guest %s does not boot", id)
+			}
+		}
+		r.PressKey(logs[id])
+	}
 	f.Gone = func(_ *testing.T, id cluster.GuestID) bool { return r.qemuOf(id) == 0 }
 	f.Progress = func(t *testing.T, id cluster.GuestID) uint64 {
 		info, err := os.Stat(logs[id].Log)

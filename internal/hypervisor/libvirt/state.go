@@ -314,6 +314,19 @@ func (d *Driver) find(ctx context.Context, id cluster.GuestID) (found, error) {
 	})
 }
 
+// Departed implements hypervisor.Departer: libvirt keeps why a domain is shut off.
+func (d *Driver) Departed(ctx context.Context, id cluster.GuestID) (bool, error) {
+	f, err := d.find(ctx, id)
+	if err != nil || f.run != nil {
+		return false, err
+	}
+	state, why, err := f.h.client.State(ctx, f.dom)
+	if err != nil {
+		return false, unavailable(err)
+	}
+	return state == lv.StateShutoff && why == lv.ShutoffMigrated, nil
+}
+
 // lookUp asks every connection. The first that has the guest is taken, but for one
 // where it runs; a guest that runs in two is unknown, and one that none has may
 // still be in one that does not answer.

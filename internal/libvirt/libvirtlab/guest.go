@@ -25,6 +25,9 @@ var beat = []byte{
 	0xBA, 0xF8, 0x03, 0xB0, 0x48, 0xEE, 0x88, 0xD8, 0xEE, 0xB0, 0x0A, 0xEE, 0xFE, 0xC3, 0x80, 0xFB, 0x3A, 0x75, 0x02, 0xB3, 0x30,
 }
 
+// onKey powers the machine off, by its ACPI register, once a key was pressed.
+var onKey = []byte{0xB4, 0x01, 0xCD, 0x16, 0x74, 0x07, 0xBA, 0x04, 0x06, 0xB8, 0x00, 0x20, 0xEF}
+
 // pause halts until four ticks of the timer have passed.
 var pause = []byte{0xB9, 0x04, 0x00, 0xF4, 0xE2, 0xFD}
 
@@ -37,7 +40,7 @@ const floppyBytes = 1474560
 
 // floppy makes an image that boots the code.
 func floppy(extra []byte) []byte {
-	code := bytes.Join([][]byte{beginning, beat, extra, pause, {0xEB, 0}}, nil)
+	code := bytes.Join([][]byte{beginning, beat, extra, onKey, pause, {0xEB, 0}}, nil)
 	code[len(code)-1] = byte(len(beginning) - len(code)) // back to the beat
 	image := make([]byte, floppyBytes)
 	copy(image, code)
@@ -104,6 +107,12 @@ func (h *Host) guest(n int, image string, extra []byte, onCrash, devices string)
 <controller type='usb' model='none'/><memballoon model='none'/></devices><seclabel type='none'/></domain>`,
 		g.Name, g.UUID, onCrash, path, g.Log, devices)
 	return g
+}
+
+// PressKey makes the guest, which runs, power itself off.
+func (h *Host) PressKey(g Guest) {
+	h.t.Helper()
+	h.Run("virsh", "send-key", g.Name, "KEY_Q")
 }
 
 // Beats returns how many lines the guest has written.

@@ -1,17 +1,20 @@
-package demo
+// Package record keeps what the demo's observers print and reads the journal of
+// its service, until the judge is asked. The demo and the demo with VMs use it; it
+// knows of no cluster, and of no machine but by the command that runs the observers.
+package record
 
 import (
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"sync"
 	"time"
 
 	"ringfence/internal/demo/judge"
 	"ringfence/internal/demo/trace"
-	"ringfence/internal/lab"
 )
 
 // observeTimeout bounds the start of the observers.
@@ -20,10 +23,11 @@ const observeTimeout = 10 * time.Second
 // journalLimitBytes bounds how much of the journal is read for one scenario.
 const journalLimitBytes = 64 << 20
 
-// recorder takes what the observers print and reads the journal.
-type recorder struct {
+// Recorder takes what the observers print and reads the journal. Begin, Record and
+// Journal are for one caller; the rest may be called from several goroutines.
+type Recorder struct {
 	journal string
-	offset  int64 // where in the journal the present record begins; of the caller alone
+	offset  int64 // where in the journal the present record begins
 
 	mu      sync.Mutex // guards what follows
 	partial []byte
@@ -37,15 +41,16 @@ type recorder struct {
 	steady  int            // the same, but a failure begins anew
 }
 
-func newRecorder(journal string) *recorder {
-	return &recorder{journal: journal, ready: make(chan struct{}), open: true}
+// New returns a recorder beside the journal with that path.
+func New(journal string) *Recorder {
+	return &Recorder{journal: journal, ready: make(chan struct{}), open: true}
 }
 
-// watch runs the observers beside the hosts until ctx ends; its error says why
-// they ended before.
-func (r *recorder) watch(ctx context.Context, l *lab.Lab, argv []string) error {
+// Watch runs the observers beside the hosts until ctx ends, by run, which returns
+// their exit code; its error says why they ended before.
+func (r *Recorder) Watch(ctx context.Context, run func(ctx context.Context, stdout, stderr io.Writer) (int, error)) error {
 	var complaint bytes.Buffer
-	code, err := l.Exec(ctx, "h1", argv, lab.ExecIO{Stdout: r, Stderr: &complaint})
+	code, err := run(ctx, r, &complaint)
 	if ctx.Err() != nil {
 		return nil
 	}
@@ -57,7 +62,7 @@ func (r *recorder) watch(ctx context.Context, l *lab.Lab, argv []string) error {
 }
 
 // fail is called with mu.
-func (r *recorder) fail(err error) {
+func (r *Recorder) fail(err error) {
 	r.failed = errors.Join(r.failed, err)
 	if r.open {
 		close(r.ready)
@@ -66,7 +71,7 @@ func (r *recorder) fail(err error) {
 }
 
 // Write takes the output of the observers.
-func (r *recorder) Write(p []byte) (int, error) {
+func (r *Recorder) Write(p []byte) (int, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.partial = append(r.partial, p...)
@@ -86,7 +91,7 @@ func (r *recorder) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (r *recorder) take(o trace.Observation) {
+func (r *Recorder) take(o trace.Observation) {
 	switch {
 	case o.Answer != nil:
 		r.answers = append(r.answers, *o.Answer)
@@ -108,40 +113,41 @@ func (r *recorder) take(o trace.Observation) {
 	}
 }
 
-// awaitReady returns when both observers work.
-func (r *recorder) awaitReady(ctx context.Context) error {
+// AwaitReady returns when both observers work.
+func (r *Recorder) AwaitReady(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, observeTimeout)
 	defer cancel()
 	select {
 	case <-r.ready:
-		return r.fault()
+		return r.Fault()
 	case <-ctx.Done():
 		return fmt.Errorf("wait for the observers: %w", ctx.Err())
 	}
 }
 
-func (r *recorder) fault() error {
+// Fault says why the record is not whole; nil as long as it is.
+func (r *Recorder) Fault() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.failed
 }
 
-// answering returns who answered last and how often in a row.
-func (r *recorder) answering() (trace.Identity, int) {
+// Answering returns who answered last and how often in a row.
+func (r *Recorder) Answering() (trace.Identity, int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.latest, r.since
 }
 
-// steadily returns how many questions in a row were answered, whoever did.
-func (r *recorder) steadily() int {
+// Steadily returns how many questions in a row were answered, whoever did.
+func (r *Recorder) Steadily() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.steady
 }
 
-// begin forgets what was recorded so far, but for the journal's last line.
-func (r *recorder) begin() error {
+// Begin forgets what was recorded so far, but for the journal's last line.
+func (r *Recorder) Begin() error {
 	info, err := os.Stat(r.journal)
 	if err != nil {
 		return fmt.Errorf("the service's journal: %w", err)
@@ -153,18 +159,22 @@ func (r *recorder) begin() error {
 	return r.failed
 }
 
-// record returns everything since begin.
-func (r *recorder) record() (judge.Record, error) {
-	entries, err := r.readJournal(r.offset)
+// Offset returns where in the journal the present record begins, for Journal.
+func (r *Recorder) Offset() int64 { return r.offset }
+
+// Record returns everything since Begin, but for whose machines are whose.
+func (r *Recorder) Record() (judge.Record, error) {
+	entries, err := r.Journal(r.offset)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return judge.Record{
-		Journal: entries, Nodes: lab.MACs(),
+		Journal: entries,
 		Answers: append([]trace.Answer(nil), r.answers...), Claims: append([]trace.Claim(nil), r.claims...),
 	}, errors.Join(err, r.failed)
 }
 
-func (r *recorder) readJournal(offset int64) ([]trace.Entry, error) {
+// Journal returns the lines of the journal from an offset on.
+func (r *Recorder) Journal(offset int64) ([]trace.Entry, error) {
 	f, err := os.Open(r.journal)
 	if err != nil {
 		return nil, fmt.Errorf("the service's journal: %w", err)

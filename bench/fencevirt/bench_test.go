@@ -24,15 +24,15 @@ const outEnv = "RINGFENCE_BENCH_HOSTD"
 const (
 	// rateTime is how long one rate is measured, stallTime the same where one
 	// daemon may answer nothing for 10 s, listTime that of lists.
-	rateTime  = 2500 * time.Millisecond
+	rateTime  = 3 * time.Second
 	stallTime = 12 * time.Second
 	listTime  = 4 * time.Second
 	// latencyCount and listCount are how many requests a latency comes from, offCount how many
 	// guests are ended, startCount how often a client is started.
-	latencyCount = 1600
+	latencyCount = 4000
 	listCount    = 100
 	offCount     = 8
-	startCount   = 40
+	startCount   = 150
 	// few and many guests are listed.
 	few, many = 10, 1000
 	// lives is how many of the few guests run.

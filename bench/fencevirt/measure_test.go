@@ -97,7 +97,7 @@ func (b *bench) rates() {
 // rate writes a row of rates.
 func (b *bench) rate(what string, j job) {
 	j.Op = xvm.OpStatus
-	c, ours := b.inTurn(1, j)
+	c, ours := b.inTurn(2, j)
 	cell := func(r report) string {
 		return fmt.Sprintf("%.0f (%s)", perSecond(r), latency(r))
 	}

@@ -85,15 +85,17 @@ func oneService(runs string) cluster.Config {
 	}
 }
 
-// runs reports whether the process that web noted on a node is there.
+// runs reports whether the process that web noted on a node runs. One that has
+// exited may stay a zombie for a while, until the machine's first process reaps it.
 func runs(t *testing.T, file string) bool {
 	t.Helper()
 	text, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = os.Stat("/proc/" + strings.TrimSpace(string(text)))
-	return err == nil
+	stat, err := os.ReadFile("/proc/" + strings.TrimSpace(string(text)) + "/stat")
+	_, rest, _ := strings.Cut(string(stat), ") ") // behind the name, see proc(5)
+	return err == nil && !strings.HasPrefix(rest, "Z") && !strings.HasPrefix(rest, "X")
 }
 
 // found makes a cluster of one node, n1, and returns its join port.

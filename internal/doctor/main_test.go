@@ -23,54 +23,29 @@ import (
 	"golang.org/x/net/ipv4"
 
 	"ringfence/internal/doctor/firewall"
+	"ringfence/internal/nstest"
 	"ringfence/internal/wire/xvm"
 )
 
-// inside marks the test binary in its own network namespace, where it is the host;
-// asGuest the one that is a guest there.
-const (
-	inside  = "RINGFENCE_DOCTOR_TEST_INSIDE"
-	asGuest = "RINGFENCE_DOCTOR_TEST_GUEST"
-)
+// asGuest marks the test binary that is a guest in the test's network.
+const asGuest = "RINGFENCE_DOCTOR_TEST_GUEST"
 
-// TestMain runs the tests in a new user and network namespace: faults are made for
-// real, and nothing of the machine is touched.
+// TestMain runs the tests in namespaces, where faults are made for real, or plays a
+// guest there.
 func TestMain(m *testing.M) {
-	switch {
-	case os.Getenv(asGuest) != "":
+	if os.Getenv(asGuest) != "" {
 		if err := guestMain(os.Stdin, os.Stdout); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
 		os.Exit(0)
-	case os.Getenv(inside) != "":
-		if err := linkUp("lo"); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		os.Exit(m.Run())
 	}
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Env = append(os.Environ(), inside+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET,
-		UidMappings: []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}},
-	}
-	if err := cmd.Start(); err != nil {
-		fmt.Fprintf(os.Stderr, "no user and network namespace: %v\n", err)
-		os.Exit(m.Run())
-	}
-	_ = cmd.Wait() // the exit code says it
-	os.Exit(cmd.ProcessState.ExitCode())
+	nstest.Main(m, func() error { return linkUp("lo") })
 }
 
 func needNamespace(t testing.TB) {
 	t.Helper()
-	if os.Getenv(inside) == "" {
-		t.Skip("SKIPPED: needs a user and network namespace, or root")
-	}
+	nstest.Need(t)
 	if !slices.Contains(firewall.Load(t.Context()).Tools, "nft") {
 		t.Skip("SKIPPED: needs nft; as root, make test installs it")
 	}

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"ringfence/internal/nstest"
 	"ringfence/internal/wire/xvm"
 )
 
@@ -133,7 +134,7 @@ func besiege(t *testing.T, who string, mine, theirs []string, ask askFunc) {
 // tryBridge makes a bridge where this is possible.
 func tryBridge(t *testing.T, name, address string) (string, bool) {
 	t.Helper()
-	if !hasNamespace() {
+	if !nstest.Inside() {
 		t.Log("without multicast: that needs a user and network namespace, or root")
 		return "", false
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"ringfence/internal/hypervisor/mem"
+	"ringfence/internal/nstest"
 	"ringfence/internal/wire/xvm"
 )
 
@@ -336,7 +337,7 @@ func TestClientsThatStallTheirCallBackDelayNobody(t *testing.T) {
 }
 
 func TestClientsThatCannotBeReachedDelayNobody(t *testing.T) {
-	needNamespace(t)
+	nstest.Need(t)
 	bridge(t, "br-void", "10.78.0.1/16") // nobody answers there, which takes the kernel 3 s to see
 	s := startLogged(t, Config{Listeners: []Listener{udpListener(strong(testKey))}}, newHost(t, "a"), slog.New(slog.DiscardHandler))
 	to := addrOf(t, s, "udp")

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ringfence/internal/nstest"
 	"ringfence/internal/wire/xvm"
 )
 
@@ -142,7 +143,7 @@ func TestTheCClientAndGroups(t *testing.T) {
 
 func TestTheCClientByMulticast(t *testing.T) {
 	needC(t)
-	needNamespace(t)
+	nstest.Need(t)
 	br := bridge(t, "br1", "10.77.1.1/24", "fd77:1::1/64")
 	guest := newGuest(t, br, "10.77.1.2/24", "fd77:1::2/64")
 	key := keyFile(t, testKey)
@@ -177,7 +178,7 @@ func TestTheCClientByMulticast(t *testing.T) {
 
 func TestTheCClientByMulticastWithGroupsAndAnotherKey(t *testing.T) {
 	needC(t)
-	needNamespace(t)
+	nstest.Need(t)
 	br := bridge(t, "br1", "10.77.1.1/24")
 	one, two := newGuest(t, br, "10.77.1.2/24"), newGuest(t, br, "10.77.1.3/24")
 	l := multicastListener(xvm.DefaultGroup4)

@@ -15,56 +15,23 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+
+	"ringfence/internal/nstest"
 )
 
-// inside marks the test binary that runs in a network namespace of its own, guest
-// the one that is a guest there.
-const (
-	inside  = "RINGFENCE_FENCEVIRT_TEST_INSIDE"
-	asGuest = "RINGFENCE_FENCEVIRT_TEST_GUEST"
-)
+// asGuest marks the test binary that is a guest in the test's network.
+const asGuest = "RINGFENCE_FENCEVIRT_TEST_GUEST"
 
-// TestMain runs the tests in a new user and network namespace, so that they touch
-// nothing of the machine and need no root. Where the kernel refuses that, the tests
-// that need a network are skipped.
+// TestMain runs the tests in namespaces, or plays a guest there.
 func TestMain(m *testing.M) {
-	switch {
-	case os.Getenv(asGuest) != "":
+	if os.Getenv(asGuest) != "" {
 		if err := guestMain(os.Stdin, os.Stdout); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
 		os.Exit(0)
-	case os.Getenv(inside) != "":
-		if err := linkUp("lo"); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		os.Exit(m.Run())
 	}
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Env = append(os.Environ(), inside+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET,
-		UidMappings: []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}},
-	}
-	if err := cmd.Start(); err != nil {
-		fmt.Fprintf(os.Stderr, "no user and network namespace: %v\n", err)
-		os.Exit(m.Run())
-	}
-	_ = cmd.Wait() // the exit code says it
-	os.Exit(cmd.ProcessState.ExitCode())
-}
-
-func hasNamespace() bool { return os.Getenv(inside) != "" }
-
-func needNamespace(t testing.TB) {
-	t.Helper()
-	if !hasNamespace() {
-		t.Skip("SKIPPED: needs a user and network namespace, or root")
-	}
+	nstest.Main(m, func() error { return linkUp("lo") })
 }
 
 func linkUp(name string) error {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"ringfence/internal/nstest"
 	"ringfence/internal/wire/xvm"
 )
 
@@ -43,7 +44,7 @@ func (g *guestNS) mustNotGet(t testing.TB, c clientJob) {
 }
 
 func TestMulticastOnTwoBridgesInBothFamilies(t *testing.T) {
-	needNamespace(t)
+	nstest.Need(t)
 	one := bridge(t, "br1", "10.77.1.1/24", "fd77:1::1/64")
 	two := bridge(t, "br2", "10.77.2.1/24", "fd77:2::1/64")
 	host := newHost(t, "a")
@@ -68,7 +69,7 @@ func TestMulticastOnTwoBridgesInBothFamilies(t *testing.T) {
 }
 
 func TestMulticastOnChosenInterfacesOnly(t *testing.T) {
-	needNamespace(t)
+	nstest.Need(t)
 	one, two := bridge(t, "br1", "10.77.1.1/24"), bridge(t, "br2", "10.77.2.1/24")
 	g1, g2 := newGuest(t, one, "10.77.1.2/24"), newGuest(t, two, "10.77.2.2/24")
 	var log record
@@ -104,7 +105,7 @@ func TestMulticastOnChosenInterfacesOnly(t *testing.T) {
 }
 
 func TestMulticastFollowsInterfacesThatComeAndGo(t *testing.T) {
-	needNamespace(t)
+	nstest.Need(t)
 	start(t, Config{Listeners: []Listener{multicastListener(xvm.DefaultGroup4), multicastListener(xvm.DefaultGroup6)}}, newHost(t, "a"))
 	for range 2 {
 		br := bridge(t, "br-late", "10.77.3.1/24", "fd77:3::1/64")
@@ -131,7 +132,7 @@ func TestMulticastFollowsInterfacesThatComeAndGo(t *testing.T) {
 }
 
 func TestMembershipIsRenewedWithoutLosingRequests(t *testing.T) {
-	needNamespace(t)
+	nstest.Need(t)
 	br := bridge(t, "br1", "10.77.1.1/24")
 	g := newGuest(t, br, "10.77.1.2/24")
 	s := start(t, Config{Listeners: []Listener{multicastListener(xvm.DefaultGroup4)}}, newHost(t, "a"))
@@ -155,7 +156,7 @@ func TestMembershipIsRenewedWithoutLosingRequests(t *testing.T) {
 }
 
 func TestAClientWithALinkLocalAddressIsCalledBackByItsInterface(t *testing.T) {
-	needNamespace(t)
+	nstest.Need(t)
 	br := bridge(t, "br1", "fd77:1::1/64", "fe80::77:1/64")
 	g := newGuest(t, br, "fe80::77:2/64")
 	start(t, Config{Listeners: []Listener{multicastListener(xvm.DefaultGroup6)}}, newHost(t, "a"))

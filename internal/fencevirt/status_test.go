@@ -9,13 +9,14 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"ringfence/internal/nstest"
 	"ringfence/internal/wire/xvm"
 	"ringfence/internal/wire/xvmdiag"
 )
 
 // TestTheDaemonTellsItsHostWhatItDoes over a socket of the namespace.
 func TestTheDaemonTellsItsHostWhatItDoes(t *testing.T) {
-	needNamespace(t)
+	nstest.Need(t)
 	if _, err := AskStatus(t.Context(), StatusSocket); err == nil {
 		t.Fatal("somebody answers who is not there")
 	}

@@ -33,6 +33,7 @@ var packages = []struct {
 	{"internal/lab", shell},
 	{"internal/layers", shell},
 	{"internal/nodeapi", shell},
+	{"internal/nstest", adapters},
 	{"internal/sim/...", shell},
 	{"internal/vmlab/...", shell},
 	{"internal/web", shell},
@@ -71,7 +72,7 @@ var packages = []struct {
 // may import them.
 var testOnly = []string{
 	"internal/chaos", "internal/hypervisor/hypervisortest", "internal/interop", "internal/libvirt/libvirtlab", "internal/libvirt/libvirttest",
-	"internal/resource/resourcetest", "internal/sim/simrun", "internal/store/storetest",
+	"internal/nstest", "internal/resource/resourcetest", "internal/sim/simrun", "internal/store/storetest",
 	"internal/vmlab", "internal/vmlab/agent", "internal/vmlab/demovm", "internal/vmlab/guestinit",
 }
 

@@ -4,41 +4,19 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"os/exec"
 	"strings"
-	"syscall"
 	"testing"
+
+	"ringfence/internal/nstest"
 )
 
-const inside = "RINGFENCE_FIREWALL_TEST_INSIDE"
-
-// TestMain runs the tests in a new user and network namespace, so that the rules are
-// real and nobody else's.
-func TestMain(m *testing.M) {
-	if os.Getenv(inside) != "" {
-		os.Exit(m.Run())
-	}
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Env = append(os.Environ(), inside+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET,
-		UidMappings: []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}},
-	}
-	if err := cmd.Start(); err != nil {
-		os.Exit(m.Run())
-	}
-	_ = cmd.Wait() // the exit code says it
-	os.Exit(cmd.ProcessState.ExitCode())
-}
+// TestMain runs the tests in namespaces, so that the rules are real and nobody else's.
+func TestMain(m *testing.M) { nstest.Main(m, nil) }
 
 func need(t *testing.T, programs ...string) {
 	t.Helper()
-	if os.Getenv(inside) == "" {
-		t.Skip("SKIPPED: needs a user and network namespace, or root")
-	}
+	nstest.Need(t)
 	for _, p := range programs {
 		if _, err := look(p); err != nil {
 			t.Skipf("SKIPPED: needs %s; as root, make test installs it", p)

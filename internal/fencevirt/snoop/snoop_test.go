@@ -3,43 +3,20 @@ package snoop
 import (
 	"net"
 	"net/netip"
-	"os"
-	"os/exec"
 	"slices"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/net/ipv4"
+
+	"ringfence/internal/nstest"
 )
 
-const inside = "RINGFENCE_SNOOP_TEST_INSIDE"
-
-// TestMain runs the tests in a new user and network namespace.
-func TestMain(m *testing.M) {
-	if os.Getenv(inside) != "" {
-		os.Exit(m.Run())
-	}
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Env = append(os.Environ(), inside+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET,
-		UidMappings: []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}},
-	}
-	if err := cmd.Start(); err != nil {
-		os.Exit(m.Run())
-	}
-	_ = cmd.Wait() // the exit code says it
-	os.Exit(cmd.ProcessState.ExitCode())
-}
+func TestMain(m *testing.M) { nstest.Main(m, nil) }
 
 func TestABridgeSaysWhatItDoesAndWhoHasJoined(t *testing.T) {
-	if os.Getenv(inside) == "" {
-		t.Skip("SKIPPED: needs a user and network namespace, or root")
-	}
+	nstest.Need(t)
 	br := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br-snoop"}}
 	if err := netlink.LinkAdd(br); err != nil {
 		t.Fatal(err)

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ringfence/internal/cluster"
+	"ringfence/internal/nstest"
 	"ringfence/internal/resource"
 	"ringfence/internal/resource/resourcetest"
 )
@@ -27,7 +28,7 @@ type world struct{ nic, peer netlink.Link }
 
 func newWorld(t *testing.T) world {
 	t.Helper()
-	needNamespace(t)
+	nstest.Need(t)
 	pair := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "nic0"}, PeerName: "peer0"}
 	if err := netlink.LinkAdd(pair); err != nil {
 		t.Fatal(err)
@@ -308,7 +309,7 @@ func TestStartSaysWhatIsWrongWithTheInterface(t *testing.T) {
 }
 
 func TestLoopbackHasNobodyToTell(t *testing.T) {
-	needNamespace(t)
+	nstest.Need(t)
 	lo := linkByName(t, "lo")
 	if err := netlink.LinkSetUp(lo); err != nil {
 		t.Fatal(err)

@@ -190,7 +190,7 @@ func (p *planner) plans(b *standing) bool { return b.latest && b.node() == p.Sel
 func (p *planner) stillness(b *standing) (word cluster.HostWord, said []cluster.Guard) {
 	for _, accuser := range b.suspectBy {
 		view := p.s.Views[accuser]
-		said = append(said, guardOf(cluster.KeyView(accuser), view.Rev))
+		said = append(said, guardOf(cluster.KeyView(accuser), view.Rev), absent(cluster.KeyEnded(view.Value.Boot)))
 		switch one := view.Value.Words[b.id()]; one {
 		case cluster.WordRunning:
 			return cluster.WordUnknown, nil

@@ -23,6 +23,7 @@ const witnessName = "w1"
 // Timings of a guest.
 const (
 	bootLeast, bootMost = 300 * time.Millisecond, 1500 * time.Millisecond
+	settleMargin        = 5 * time.Millisecond
 	daemonRestart       = time.Second
 	channelRetry        = 500 * time.Millisecond
 )
@@ -54,6 +55,7 @@ type guest struct {
 	joins     int                               // of the node, so far
 	staleDisk bool                              // its voter was refused
 	inflight  int                               // writes on their way to the disk
+	settles   time.Duration                     // when the last of all writes so far has arrived
 	trouble   time.Duration                     // when it was last known to be in trouble
 	moving    bool                              // a migration is under way
 	reverted  bool                              // runs an old memory image
@@ -122,7 +124,9 @@ func (g *guest) boot() {
 	g.machine, g.faults, g.daemon = m, AgentFaults{}, nil
 	g.rebooting, g.reverted, g.resetting = false, false, false
 	byItself := g.w.chance("autostart", autostartChance)
-	g.w.later(g.w.between("boot", bootLeast, bootMost), func() {
+	// Within a life, too: a disk that is reset waits for what it had taken, as QEMU's do.
+	takes := max(g.w.between("boot", bootLeast, bootMost), g.settles-g.w.now()+settleMargin)
+	g.w.later(takes, func() {
 		if names := g.w.configured(); byItself && !g.bare && len(names) > 0 {
 			g.byHand(names[g.w.intn("autostart", len(names))])
 		}
@@ -168,6 +172,7 @@ func (g *guest) drained() {
 func (g *guest) submit(latency time.Duration, land func()) {
 	g.mu.Lock()
 	g.inflight++
+	g.settles = max(g.settles, g.w.now()+latency)
 	g.mu.Unlock()
 	time.AfterFunc(latency, func() {
 		land()

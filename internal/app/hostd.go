@@ -213,6 +213,9 @@ func openLibvirt(o HostdOptions, hooks bool) (hypervisor.Driver, func(), error) 
 }
 
 func readDriverConfig(o HostdOptions, config any) error {
+	if o.DriverConfig == "" {
+		return fmt.Errorf("--driver %s needs its settings: give their file with --driver-config", o.Driver)
+	}
 	f, err := os.Open(o.DriverConfig)
 	if err != nil {
 		return fmt.Errorf("settings of the %s driver: %w", o.Driver, err)

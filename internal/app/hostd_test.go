@@ -43,3 +43,12 @@ func TestWhichLibvirtHostdSpeaksFor(t *testing.T) {
 		}
 	}
 }
+
+func TestADriverThatNeedsSettings(t *testing.T) {
+	for file, want := range map[string]string{"": "give their file with --driver-config", "none.json": "none.json"} {
+		o := HostdOptions{Driver: "proc", DriverConfig: file, Log: slog.New(slog.DiscardHandler)}
+		if _, _, err := openDriver(t.Context(), o, false); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("settings in %q: error %v, want %q", file, err, want)
+		}
+	}
+}

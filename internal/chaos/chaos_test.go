@@ -195,15 +195,18 @@ func TestReport(t *testing.T) {
 }
 
 func TestWhatAnErrorSaysOfTheRegister(t *testing.T) {
-	for text, want := range map[string]outcome{
-		"exit code 1: ringfence: somebody else changed the configuration at revision 9; look":                                                  conflict,
-		"exit code 1: the store did not answer in time, so it may have been done already; since then: somebody else changed the configuration": unknown,
-		"guest n1 is paused: nothing can run in it":                  nothing,
-		"exit code 4: ringfence: no node runs here (no socket at x)": nothing,
-		"exit code 4: the node does not answer at x: timeout":        unknown,
+	for _, c := range []struct {
+		text string
+		want outcome
+	}{
+		{"exit code 1: ringfence: somebody else changed the configuration at revision 9; look", conflict},
+		{"exit code 1: the store did not answer in time, so it may have been done already; since then: somebody else changed the configuration", unknown},
+		{"guest n1 is paused: nothing can run in it", nothing},
+		{"exit code 4: ringfence: no node runs here (no socket at x)", nothing},
+		{"exit code 4: the node does not answer at x: timeout", unknown},
 	} {
-		if got := outcomeOfText(text); got != want {
-			t.Errorf("%q: %s, want %s", text, got, want)
+		if got := outcomeOfText(c.text); got != c.want {
+			t.Errorf("%q: %s, want %s", c.text, got, c.want)
 		}
 	}
 	dial := &nodeapi.UnreachableError{Err: &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}}

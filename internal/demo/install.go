@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 	"time"
 
 	"ringfence/internal/cluster"
@@ -102,7 +100,7 @@ func (i *installer) provision(ctx context.Context) error {
 	if err := i.lab.PowerOn(ctx, first); err != nil {
 		return err
 	}
-	if err := i.await(ctx, "n1 to be a member", func(s nodeapi.Status) string { return missing(s, first) }); err != nil {
+	if err := i.await(ctx, "n1 to be a member", func(s nodeapi.Status) string { return Missing(s, first) }); err != nil {
 		return err
 	}
 	i.say("enrolling the hosts")
@@ -146,7 +144,7 @@ func (i *installer) join(ctx context.Context, node cluster.NodeName, then []clus
 	if err := i.lab.PowerOn(ctx, node); err != nil {
 		return err
 	}
-	return i.await(ctx, string(node)+" to be a member", func(s nodeapi.Status) string { return missing(s, then...) })
+	return i.await(ctx, string(node)+" to be a member", func(s nodeapi.Status) string { return Missing(s, then...) })
 }
 
 // joinWitness makes the witness and starts it within the hostd of its host,
@@ -169,7 +167,7 @@ func (i *installer) joinWitness(ctx context.Context) error {
 	if err := errors.Join(i.lab.KillHostd(ctx, host), i.lab.StartHostd(ctx, host)); err != nil {
 		return err
 	}
-	return i.await(ctx, witnessName+" to be a member", func(s nodeapi.Status) string { return missing(s, i.voters()...) })
+	return i.await(ctx, witnessName+" to be a member", func(s nodeapi.Status) string { return Missing(s, i.voters()...) })
 }
 
 // await asks the first node that answers until nothing is missing.
@@ -219,31 +217,5 @@ func (i *installer) status(ctx context.Context) (nodeapi.Status, error) {
 	return nodeapi.Status{}, err
 }
 
-// missing says what keeps these nodes from being a whole cluster with votes.
-func missing(s nodeapi.Status, nodes ...cluster.NodeName) string {
-	for _, name := range nodes {
-		node, _ := s.Member(string(name))
-		if node.State != string(cluster.NodeMember) {
-			return fmt.Sprintf("%s is %s: %s", name, node.State, strings.Join(node.Why, "; "))
-		}
-		if !node.Voter {
-			return fmt.Sprintf("%s has no vote yet", name)
-		}
-	}
-	return ""
-}
-
 // whole says what keeps the cluster from being as it should be.
-func (c cast) whole(s nodeapi.Status) string {
-	if text := missing(s, c.voters()...); text != "" {
-		return text
-	}
-	if i := slices.IndexFunc(s.Hosts, func(h nodeapi.HostStatus) bool { return !h.Reachable }); i >= 0 {
-		return fmt.Sprintf("%s does not reach host %s", s.Node, s.Hosts[i].Name)
-	}
-	web, _ := s.Service(serviceName)
-	if web.State != string(cluster.ServiceRunning) {
-		return fmt.Sprintf("%s is %s: %s", serviceName, web.State, strings.Join(web.Why, "; "))
-	}
-	return ""
-}
+func (c cast) whole(s nodeapi.Status) string { return Whole(s, serviceName, c.voters()...) }

@@ -17,19 +17,20 @@ import (
 
 	"ringfence/internal/fencevirt/snoop"
 	"ringfence/internal/hypervisor/mem"
+	"ringfence/internal/nstest"
 	"ringfence/internal/wire/xvm"
 	"ringfence/internal/wire/xvmdiag"
 )
 
 // network is a host with the bridge br0, and a guest on it.
-func network(t testing.TB) *guestNS {
+func network(t testing.TB) guestNS {
 	t.Helper()
 	needNamespace(t)
-	return newGuest(t, bridge(t, "br0", "10.77.0.1/24", "fd77::1/64"), "10.77.0.11/24", "fd77::11/64")
+	return newGuest(t, nstest.Bridge(t, "br0", "10.77.0.1/24", "fd77::1/64"), "10.77.0.11/24", "fd77::11/64")
 }
 
 // examine has doctor look at the guest.
-func (g *guestNS) examine(t testing.TB, o GuestOptions) Diagnosis {
+func (g guestNS) examine(t testing.TB, o GuestOptions) Diagnosis {
 	t.Helper()
 	return g.ask(t, guestJob{Doctor: &o})
 }
@@ -95,7 +96,7 @@ func TestAMissingKeyFile(t *testing.T) {
 
 func TestAGuestWithoutAddress(t *testing.T) {
 	needNamespace(t)
-	g := newGuest(t, bridge(t, "br0", "10.77.0.1/24"))
+	g := newGuest(t, nstest.Bridge(t, "br0", "10.77.0.1/24"))
 	newStation(t, settings{})
 	wantBroken(t, g.examine(t, client(t)), LegAddresses)
 }
@@ -161,7 +162,7 @@ func TestADaemonOfUnicastOnly(t *testing.T) {
 
 func TestAnotherInterface(t *testing.T) {
 	g := network(t)
-	bridge(t, "br1", "10.77.1.1/24")
+	nstest.Bridge(t, "br1", "10.77.1.1/24")
 	s := newStation(t, settings{listener: "kind = \"multicast\"\ninterfaces = [\"br1\"]"})
 	o := client(t)
 	o.Host = "10.77.0.1"
@@ -212,7 +213,7 @@ func TestSnoopingWithoutAMembership(t *testing.T) {
 // asks, and does not flood.
 func TestSnoopingWithoutAQuerier(t *testing.T) {
 	needNamespace(t)
-	sw := bridge(t, "sw0")
+	sw := nstest.Bridge(t, "sw0")
 	must(t, netlink.BridgeSetMcastSnoop(sw, true))
 	veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "up0"}, PeerName: "sw-up0"}
 	must(t, netlink.LinkAdd(veth))
@@ -220,7 +221,7 @@ func TestSnoopingWithoutAQuerier(t *testing.T) {
 	port, err := netlink.LinkByName("sw-up0")
 	must(t, err)
 	must(t, netlink.LinkSetMaster(port, sw))
-	must(t, setAddress(veth, "10.77.0.1/24"))
+	must(t, nstest.AddAddress(veth, "10.77.0.1/24"))
 	command(t, "", "ip", "link", "set", "sw0", "arp", "off") // it is none of the host's, but for this test
 	command(t, "", "ip", "link", "set", "sw0", "type", "bridge", "mcast_querier", "0", "mcast_membership_interval", "100")
 	command(t, "", "bridge", "link", "set", "dev", "sw-up0", "mcast_flood", "off")
@@ -323,6 +324,7 @@ func TestAnotherAuth(t *testing.T) {
 	d := g.examine(t, client(t))
 	wantBroken(t, d, LegAuth)
 	d.says(t, LegAuth, "auth=sha512 (-C)")
+	eventually(t, "the daemon sees that the guest has hung up", func() bool { return len(s.examine().Broken()) > 0 })
 	wantBroken(t, s.examine(), LegRequests)
 }
 

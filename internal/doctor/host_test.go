@@ -13,6 +13,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/vishvananda/netlink"
+
+	"ringfence/internal/nstest"
 )
 
 func TestAConfigurationThatIsNone(t *testing.T) {
@@ -31,7 +33,7 @@ listeners { multicast { key_file = "/none/key"; } } backends { libvirt { uri = "
 
 func TestInterfacesThatCannotListen(t *testing.T) {
 	needNamespace(t)
-	br := bridge(t, "br0", "10.77.0.1/24")
+	br := nstest.Bridge(t, "br0", "10.77.0.1/24")
 	s := newStation(t, settings{listener: "kind = \"multicast\"\ninterfaces = [\"br9\"]", notRun: true})
 	d := s.examine()
 	wantBroken(t, d, LegInterfaces)
@@ -47,7 +49,7 @@ func TestInterfacesThatCannotListen(t *testing.T) {
 
 func TestAPortThatSomebodyElseHas(t *testing.T) {
 	needNamespace(t)
-	bridge(t, "br0", "10.77.0.1/24")
+	nstest.Bridge(t, "br0", "10.77.0.1/24")
 	s := newStation(t, settings{notRun: true})
 	conn, err := net.ListenPacket("udp4", "0.0.0.0:1229")
 	must(t, err)
@@ -60,8 +62,8 @@ func TestAPortThatSomebodyElseHas(t *testing.T) {
 // TestADaemonThatServesSomethingElse than its file says by now.
 func TestADaemonThatServesSomethingElse(t *testing.T) {
 	needNamespace(t)
-	bridge(t, "br0", "10.77.0.1/24")
-	bridge(t, "br1", "10.77.1.1/24")
+	nstest.Bridge(t, "br0", "10.77.0.1/24")
+	nstest.Bridge(t, "br1", "10.77.1.1/24")
 	s := newStation(t, settings{other: "kind = \"multicast\"\ninterfaces = [\"br1\"]"})
 	d := s.examine()
 	wantBroken(t, d, LegMembership)
@@ -70,7 +72,7 @@ func TestADaemonThatServesSomethingElse(t *testing.T) {
 
 func TestADaemonThatLacksAListener(t *testing.T) {
 	needNamespace(t)
-	bridge(t, "br0", "10.77.0.1/24")
+	nstest.Bridge(t, "br0", "10.77.0.1/24")
 	s := newStation(t, settings{other: "kind = \"tcp\"\naddress = \"10.77.0.1\""})
 	d := s.examine()
 	wantBroken(t, d, LegDaemon)
@@ -79,7 +81,7 @@ func TestADaemonThatLacksAListener(t *testing.T) {
 
 func TestLibvirtThatIsNotThere(t *testing.T) {
 	needNamespace(t)
-	bridge(t, "br0", "10.77.0.1/24")
+	nstest.Bridge(t, "br0", "10.77.0.1/24")
 	s := newStation(t, settings{uris: `["qemu+unix:///system?socket=/none/sock"]`})
 	d := s.examine()
 	wantBroken(t, d, LegLibvirt)
@@ -98,7 +100,7 @@ func TestLibvirtThatIsNotThere(t *testing.T) {
 
 func TestTheWrongURI(t *testing.T) {
 	needNamespace(t)
-	bridge(t, "br0", "10.77.0.1/24")
+	nstest.Bridge(t, "br0", "10.77.0.1/24")
 	empty, full := fakeLibvirt(t), fakeLibvirt(t, "web1", "web2")
 	s := newStation(t, settings{uris: `["` + uriOf(empty) + `"]`})
 	d := s.examine(uriOf(full))
@@ -120,7 +122,7 @@ func TestTheWrongURI(t *testing.T) {
 
 func TestGroupsOfGuestsThatAreNotThere(t *testing.T) {
 	needNamespace(t)
-	bridge(t, "br0", "10.77.0.1/24")
+	nstest.Bridge(t, "br0", "10.77.0.1/24")
 	group := "[[listener.key.group]]\nfrom = [\"10.77.0.11\"]\nguests = "
 	s := newStation(t, settings{keyLines: group + `["n7", "n8"]`})
 	d := s.examine()
@@ -130,7 +132,7 @@ func TestGroupsOfGuestsThatAreNotThere(t *testing.T) {
 
 func TestSomeGuestsOfAGroupMayBeElsewhere(t *testing.T) {
 	needNamespace(t)
-	bridge(t, "br0", "10.77.0.1/24")
+	nstest.Bridge(t, "br0", "10.77.0.1/24")
 	s := newStation(t, settings{keyLines: "[[listener.key.group]]\nfrom = [\"10.77.0.11\"]\nguests = [\"N1\", \"n7\"]"})
 	d := s.examine()
 	wantBroken(t, d)

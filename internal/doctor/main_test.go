@@ -1,12 +1,9 @@
 package doctor
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -14,8 +11,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -27,20 +22,11 @@ import (
 	"ringfence/internal/wire/xvm"
 )
 
-// asGuest marks the test binary that is a guest in the test's network.
-const asGuest = "RINGFENCE_DOCTOR_TEST_GUEST"
-
 // TestMain runs the tests in namespaces, where faults are made for real, or plays a
 // guest there.
 func TestMain(m *testing.M) {
-	if os.Getenv(asGuest) != "" {
-		if err := guestMain(os.Stdin, os.Stdout); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		os.Exit(0)
-	}
-	nstest.Main(m, func() error { return linkUp("lo") })
+	nstest.PlayGuest(guestJob.do)
+	nstest.Main(m, func() error { return nstest.LinkUp("lo") })
 }
 
 func needNamespace(t testing.TB) {
@@ -49,36 +35,6 @@ func needNamespace(t testing.TB) {
 	if !slices.Contains(firewall.Load(t.Context()).Tools, "nft") {
 		t.Skip("SKIPPED: needs nft; as root, make test installs it")
 	}
-}
-
-func linkUp(name string) error {
-	link, err := netlink.LinkByName(name)
-	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	return netlink.LinkSetUp(link)
-}
-
-// bridge makes a bridge of the host, which lasts as long as the test.
-func bridge(t testing.TB, name string, addresses ...string) *netlink.Bridge {
-	t.Helper()
-	br := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: name}}
-	must(t, netlink.LinkAdd(br))
-	t.Cleanup(func() { _ = netlink.LinkDel(br) })
-	for _, a := range addresses {
-		must(t, setAddress(br, a))
-	}
-	must(t, netlink.LinkSetUp(br))
-	return br
-}
-
-func setAddress(link netlink.Link, address string) error {
-	a, err := netlink.ParseAddr(address)
-	if err != nil {
-		return err
-	}
-	a.Flags = syscall.IFA_F_NODAD
-	return netlink.AddrAdd(link, a)
 }
 
 func must(t testing.TB, err error) {
@@ -111,126 +67,58 @@ func nft(t testing.TB, rules string) {
 	command(t, rules, "nft", "-f", "-")
 }
 
-// guestNS is a network namespace with a cable to a bridge: a guest, for the network.
+// guestNS is a guest in the test's network.
 type guestNS struct {
-	mu  sync.Mutex // guards the conversation
-	in  *json.Encoder
-	out *json.Decoder
+	*nstest.Guest[guestJob, Diagnosis]
 }
 
-// newGuest plugs a new namespace into the bridge.
-func newGuest(t testing.TB, br *netlink.Bridge, addresses ...string) *guestNS {
+// newGuest plugs a new guest into the bridge.
+func newGuest(t testing.TB, br *netlink.Bridge, addresses ...string) guestNS {
 	t.Helper()
-	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), asGuest+"=1")
-	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
-	stdin, err := cmd.StdinPipe()
-	must(t, err)
-	stdout, err := cmd.StdoutPipe()
-	must(t, err)
-	must(t, cmd.Start())
-	t.Cleanup(func() {
-		stdin.Close()
-		_ = cmd.Wait()
-	})
-	veth := &netlink.Veth{
-		LinkAttrs: netlink.LinkAttrs{Name: fmt.Sprintf("v%d", cmd.Process.Pid), MasterIndex: br.Index},
-		PeerName:  "eth0", PeerNamespace: netlink.NsPid(cmd.Process.Pid),
-	}
-	must(t, netlink.LinkAdd(veth))
-	must(t, netlink.LinkSetUp(veth))
-	g := &guestNS{in: json.NewEncoder(stdin), out: json.NewDecoder(bufio.NewReader(stdout))}
-	g.ask(t, guestJob{Addresses: addresses})
-	return g
+	return guestNS{nstest.NewGuest[guestJob, Diagnosis](t, br, addresses...)}
 }
 
-// guestJob is what a guest is asked to do: take addresses, run a program, hold a
-// port, ask for a membership query, or be examined.
+// guestJob is what a guest is asked to do: run a program, hold a port, ask for a
+// membership query, or be examined.
 type guestJob struct {
-	Addresses []string
-	Program   []string
-	Input     string
-	Hold      uint16
-	Query     bool
-	Doctor    *GuestOptions
-	TCP       bool
+	Program []string
+	Input   string
+	Hold    uint16
+	Query   bool
+	Doctor  *GuestOptions
+	TCP     bool
 }
 
-type guestResult struct {
-	Err       string
-	Diagnosis Diagnosis
-}
-
-func (g *guestNS) ask(t testing.TB, job guestJob) Diagnosis {
+func (g guestNS) ask(t testing.TB, job guestJob) Diagnosis {
 	t.Helper()
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	must(t, g.in.Encode(job))
-	var result guestResult
-	must(t, g.out.Decode(&result))
-	if result.Err != "" {
-		t.Fatal(result.Err)
-	}
-	return result.Diagnosis
+	d, err := g.Ask(t, job)
+	must(t, err)
+	return d
 }
 
 // run runs a program in the guest.
-func (g *guestNS) run(t testing.TB, input string, program ...string) {
+func (g guestNS) run(t testing.TB, input string, program ...string) {
 	t.Helper()
 	g.ask(t, guestJob{Program: program, Input: input})
 }
 
-func guestMain(r io.Reader, w io.Writer) error {
-	in, out := json.NewDecoder(r), json.NewEncoder(w)
-	for {
-		var job guestJob
-		if err := in.Decode(&job); err != nil {
-			return nil // the test has ended
-		}
-		var result guestResult
-		if err := job.do(&result); err != nil {
-			result.Err = err.Error()
-		}
-		if err := out.Encode(result); err != nil {
-			return err
-		}
-	}
-}
-
-func (j guestJob) do(result *guestResult) error {
+func (j guestJob) do() (Diagnosis, error) {
+	var none Diagnosis
 	switch {
 	case j.Doctor != nil && j.TCP:
-		result.Diagnosis = GuestTCP(context.Background(), *j.Doctor)
-		return nil
+		return GuestTCP(context.Background(), *j.Doctor), nil
 	case j.Doctor != nil:
-		result.Diagnosis = Guest(context.Background(), *j.Doctor)
-		return nil
+		return Guest(context.Background(), *j.Doctor), nil
 	case j.Hold != 0:
 		_, err := net.Listen("tcp4", fmt.Sprintf(":%d", j.Hold)) // for as long as the guest lives
-		return err
+		return none, err
 	case j.Query:
-		return query()
-	case len(j.Program) > 0:
-		out, err := runWith(j.Input, j.Program[0], j.Program[1:]...)
-		if err != nil {
-			return fmt.Errorf("%v: %w\n%s", j.Program, err, out)
-		}
-		return nil
+		return none, query()
 	}
-	eth, err := netlink.LinkByName("eth0")
-	if err != nil {
-		return err
+	if out, err := runWith(j.Input, j.Program[0], j.Program[1:]...); err != nil {
+		return none, fmt.Errorf("%v: %w\n%s", j.Program, err, out)
 	}
-	for _, a := range j.Addresses {
-		if err := setAddress(eth, a); err != nil {
-			return err
-		}
-	}
-	if err := linkUp("lo"); err != nil {
-		return err
-	}
-	return netlink.LinkSetUp(eth)
+	return none, nil
 }
 
 // queryTime is how long the answers to a query may take.
@@ -243,7 +131,7 @@ func query() error {
 		return err
 	}
 	defer conn.Close()
-	eth, err := net.InterfaceByName("eth0")
+	eth, err := net.InterfaceByName(nstest.Cable)
 	if err != nil {
 		return err
 	}

@@ -18,7 +18,7 @@ func byTCP(t testing.TB) GuestOptions {
 	return o
 }
 
-func (g *guestNS) examineTCP(t testing.TB, o GuestOptions) Diagnosis {
+func (g guestNS) examineTCP(t testing.TB, o GuestOptions) Diagnosis {
 	t.Helper()
 	return g.ask(t, guestJob{Doctor: &o, TCP: true})
 }
@@ -41,12 +41,12 @@ func TestByTCPAHealthyWayIsWhole(t *testing.T) {
 func TestByTCPEachFaultIsNamed(t *testing.T) {
 	for name, c := range map[string]struct {
 		daemon settings
-		change func(t *testing.T, g *guestNS, s *station, o *GuestOptions)
+		change func(t *testing.T, g guestNS, s *station, o *GuestOptions)
 		want   string
 		says   string
 	}{
 		"no daemon":    {settings{listener: tcpOnBr0, notRun: true}, nil, LegConnect, "refuses connections"},
-		"no host":      {settings{listener: tcpOnBr0}, func(_ *testing.T, _ *guestNS, _ *station, o *GuestOptions) { o.Host = "10.77.0.99" }, LegConnect, "cannot be reached"},
+		"no host":      {settings{listener: tcpOnBr0}, func(_ *testing.T, _ guestNS, _ *station, o *GuestOptions) { o.Host = "10.77.0.99" }, LegConnect, "cannot be reached"},
 		"another key":  {settings{listener: tcpOnBr0, key: "another key"}, nil, LegKey, "the keys differ"},
 		"a weak hash":  {settings{listener: tcpOnBr0, keyLines: "hash = \"sha512\""}, nil, LegHash, "sha512"},
 		"another auth": {settings{listener: tcpOnBr0, keyLines: "auth = \"sha1\""}, nil, LegAuth, "another way"},
@@ -56,17 +56,17 @@ func TestByTCPEachFaultIsNamed(t *testing.T) {
 		},
 		"another key, unsigned": {
 			settings{listener: tcpOnBr0, key: "another key", keyLines: "hash = \"none\""},
-			func(_ *testing.T, _ *guestNS, _ *station, o *GuestOptions) { o.Hash = xvm.HashNone }, LegChallenge, "fingerprint",
+			func(_ *testing.T, _ guestNS, _ *station, o *GuestOptions) { o.Hash = xvm.HashNone }, LegChallenge, "fingerprint",
 		},
-		"own firewall": {settings{listener: tcpOnBr0}, func(t *testing.T, g *guestNS, _ *station, _ *GuestOptions) {
+		"own firewall": {settings{listener: tcpOnBr0}, func(t *testing.T, g guestNS, _ *station, _ *GuestOptions) {
 			g.run(t, "table inet f { chain o { type filter hook output priority 0; tcp dport 1229 drop; }; }", "nft", "-f", "-")
 		}, LegFirewall, ""},
-		"a hypervisor that is gone": {settings{listener: tcpOnBr0}, func(_ *testing.T, _ *guestNS, s *station, _ *GuestOptions) {
+		"a hypervisor that is gone": {settings{listener: tcpOnBr0}, func(_ *testing.T, _ guestNS, s *station, _ *GuestOptions) {
 			s.host.SetFault(mem.FaultOn(mem.OpList, mem.Fault{Fail: errors.New("connection refused")}))
 		}, LegHypervisor, ""},
 		"not permitted": {
 			settings{listener: tcpOnBr0, keyLines: "[[listener.key.group]]\nfrom = [\"10.77.0.12\"]\nguests = [\"n1\"]"},
-			func(_ *testing.T, _ *guestNS, _ *station, o *GuestOptions) { o.Target = "n1" }, LegPermission, "",
+			func(_ *testing.T, _ guestNS, _ *station, o *GuestOptions) { o.Target = "n1" }, LegPermission, "",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

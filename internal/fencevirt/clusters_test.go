@@ -138,5 +138,5 @@ func tryBridge(t *testing.T, name, address string) (string, bool) {
 		t.Log("without multicast: that needs a user and network namespace, or root")
 		return "", false
 	}
-	return bridge(t, name, address).Name, true
+	return nstest.Bridge(t, name, address).Name, true
 }

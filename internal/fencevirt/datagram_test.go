@@ -338,7 +338,7 @@ func TestClientsThatStallTheirCallBackDelayNobody(t *testing.T) {
 
 func TestClientsThatCannotBeReachedDelayNobody(t *testing.T) {
 	nstest.Need(t)
-	bridge(t, "br-void", "10.78.0.1/16") // nobody answers there, which takes the kernel 3 s to see
+	nstest.Bridge(t, "br-void", "10.78.0.1/16") // nobody answers there, which takes the kernel 3 s to see
 	s := startLogged(t, Config{Listeners: []Listener{udpListener(strong(testKey))}}, newHost(t, "a"), slog.New(slog.DiscardHandler))
 	to := addrOf(t, s, "udp")
 	for i := range 2 * connectionLimit {

@@ -204,7 +204,7 @@ func TestReportsAreBounded(t *testing.T) {
 // TestAReportSaysWhereTheGroupIsJoined, also to a probe that multicast did not bring.
 func TestAReportSaysWhereTheGroupIsJoined(t *testing.T) {
 	nstest.Need(t)
-	_, two := bridge(t, "br1", "10.77.1.1/24"), bridge(t, "br2", "10.77.2.1/24")
+	_, two := nstest.Bridge(t, "br1", "10.77.1.1/24"), nstest.Bridge(t, "br2", "10.77.2.1/24")
 	_ = newGuest(t, two, "10.77.2.2/24")
 	start(t, Config{Listeners: []Listener{multicastListener(xvm.DefaultGroup4, "br1")}}, newHost(t, "a"))
 	p := newProber(t, "10.77.1.1:1229")

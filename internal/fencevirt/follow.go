@@ -42,7 +42,6 @@ type follower struct {
 	log     *slog.Logger
 	changed func(guests []hypervisor.Guest) // after each look
 	kick    chan struct{}                   // the map has changed
-	onLoss  func(entry string, why Loss)    // set before run
 
 	mu      sync.Mutex // guards what follows
 	leaving map[cluster.GuestID]bool
@@ -218,9 +217,6 @@ func (f *follower) judge() {
 		} else {
 			f.log.Warn("a guest of the map is not here; requests for it are answered as for an unknown guest",
 				"guest", entry, "reason", string(why))
-		}
-		if f.onLoss != nil {
-			f.onLoss(entry, why)
 		}
 	}
 }

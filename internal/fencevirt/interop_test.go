@@ -41,8 +41,8 @@ type runner func(t testing.TB, command ...string) (int, string)
 
 func runHere(t testing.TB, command ...string) (int, string) {
 	t.Helper()
-	var result guestResult
-	if err := (guestJob{Command: command}).do(&result); err != nil {
+	result, err := guestJob{Command: command}.do()
+	if err != nil {
 		t.Fatal(err)
 	}
 	return result.Exit, result.Output
@@ -144,7 +144,7 @@ func TestTheCClientAndGroups(t *testing.T) {
 func TestTheCClientByMulticast(t *testing.T) {
 	needC(t)
 	nstest.Need(t)
-	br := bridge(t, "br1", "10.77.1.1/24", "fd77:1::1/64")
+	br := nstest.Bridge(t, "br1", "10.77.1.1/24", "fd77:1::1/64")
 	guest := newGuest(t, br, "10.77.1.2/24", "fd77:1::2/64")
 	key := keyFile(t, testKey)
 	for _, group := range []string{xvm.DefaultGroup4, xvm.DefaultGroup6} {
@@ -179,7 +179,7 @@ func TestTheCClientByMulticast(t *testing.T) {
 func TestTheCClientByMulticastWithGroupsAndAnotherKey(t *testing.T) {
 	needC(t)
 	nstest.Need(t)
-	br := bridge(t, "br1", "10.77.1.1/24")
+	br := nstest.Bridge(t, "br1", "10.77.1.1/24")
 	one, two := newGuest(t, br, "10.77.1.2/24"), newGuest(t, br, "10.77.1.3/24")
 	l := multicastListener(xvm.DefaultGroup4)
 	l.Keys = []Key{strong(testKey, Group{From: []string{"10.77.1.2"}, Guests: []string{string(idOf("a"))}})}

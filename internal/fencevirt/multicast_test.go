@@ -28,25 +28,25 @@ func byMulticast(group, address string, op xvm.Op, guest string) clientJob {
 	return c
 }
 
-func (g *guestNS) mustGet(t testing.TB, c clientJob, want xvm.Result) {
+func (g guestNS) mustGet(t testing.TB, c clientJob, want xvm.Result) {
 	t.Helper()
-	if r := g.ask(t, guestJob{Client: &c}); r.Err != "" || r.Reply.Result != want {
-		t.Errorf("%v of %q by %s: %d, %s; want %d", c.Op, c.Guest, c.To, r.Reply.Result, r.Err, want)
+	if r, err := g.Ask(t, guestJob{Client: &c}); err != nil || r.Reply.Result != want {
+		t.Errorf("%v of %q by %s: %d, %v; want %d", c.Op, c.Guest, c.To, r.Reply.Result, err, want)
 	}
 }
 
-func (g *guestNS) mustNotGet(t testing.TB, c clientJob) {
+func (g guestNS) mustNotGet(t testing.TB, c clientJob) {
 	t.Helper()
 	c.Timeout = 500 * time.Millisecond
-	if r := g.ask(t, guestJob{Client: &c}); r.Err == "" {
+	if r, err := g.Ask(t, guestJob{Client: &c}); err == nil {
 		t.Errorf("%v of %q by %s was answered: %d", c.Op, c.Guest, c.To, r.Reply.Result)
 	}
 }
 
 func TestMulticastOnTwoBridgesInBothFamilies(t *testing.T) {
 	nstest.Need(t)
-	one := bridge(t, "br1", "10.77.1.1/24", "fd77:1::1/64")
-	two := bridge(t, "br2", "10.77.2.1/24", "fd77:2::1/64")
+	one := nstest.Bridge(t, "br1", "10.77.1.1/24", "fd77:1::1/64")
+	two := nstest.Bridge(t, "br2", "10.77.2.1/24", "fd77:2::1/64")
 	host := newHost(t, "a")
 	start(t, Config{Listeners: []Listener{multicastListener(xvm.DefaultGroup4), multicastListener(xvm.DefaultGroup6)}}, host)
 	g1 := newGuest(t, one, "10.77.1.2/24", "fd77:1::2/64")
@@ -70,7 +70,7 @@ func TestMulticastOnTwoBridgesInBothFamilies(t *testing.T) {
 
 func TestMulticastOnChosenInterfacesOnly(t *testing.T) {
 	nstest.Need(t)
-	one, two := bridge(t, "br1", "10.77.1.1/24"), bridge(t, "br2", "10.77.2.1/24")
+	one, two := nstest.Bridge(t, "br1", "10.77.1.1/24"), nstest.Bridge(t, "br2", "10.77.2.1/24")
 	g1, g2 := newGuest(t, one, "10.77.1.2/24"), newGuest(t, two, "10.77.2.2/24")
 	var log record
 	s := startLogged(t, Config{Listeners: []Listener{multicastListener(xvm.DefaultGroup4, "br1")}}, newHost(t, "a"), log.log())
@@ -108,7 +108,7 @@ func TestMulticastFollowsInterfacesThatComeAndGo(t *testing.T) {
 	nstest.Need(t)
 	start(t, Config{Listeners: []Listener{multicastListener(xvm.DefaultGroup4), multicastListener(xvm.DefaultGroup6)}}, newHost(t, "a"))
 	for range 2 {
-		br := bridge(t, "br-late", "10.77.3.1/24", "fd77:3::1/64")
+		br := nstest.Bridge(t, "br-late", "10.77.3.1/24", "fd77:3::1/64")
 		g := newGuest(t, br, "10.77.3.2/24", "fd77:3::2/64")
 		g.mustGet(t, byMulticast(xvm.DefaultGroup4, "10.77.3.2", xvm.OpStatus, "a"), xvm.ResultOK)
 		g.mustGet(t, byMulticast(xvm.DefaultGroup6, "fd77:3::2", xvm.OpStatus, "a"), xvm.ResultOK)
@@ -117,14 +117,14 @@ func TestMulticastFollowsInterfacesThatComeAndGo(t *testing.T) {
 		}
 	}
 	// A chosen one may vanish and come back too.
-	br := bridge(t, "br-named", "10.77.4.1/24")
+	br := nstest.Bridge(t, "br-named", "10.77.4.1/24")
 	l := multicastListener(xvm.DefaultGroup4, "br-named")
 	l.Port = 1230
 	start(t, Config{Listeners: []Listener{l}}, newHost(t, "a"))
 	if err := netlink.LinkDel(br); err != nil {
 		t.Fatal(err)
 	}
-	br = bridge(t, "br-named", "10.77.4.1/24")
+	br = nstest.Bridge(t, "br-named", "10.77.4.1/24")
 	g := newGuest(t, br, "10.77.4.2/24")
 	c := byMulticast(xvm.DefaultGroup4, "10.77.4.2", xvm.OpStatus, "a")
 	c.To = "225.0.0.12:1230"
@@ -133,7 +133,7 @@ func TestMulticastFollowsInterfacesThatComeAndGo(t *testing.T) {
 
 func TestMembershipIsRenewedWithoutLosingRequests(t *testing.T) {
 	nstest.Need(t)
-	br := bridge(t, "br1", "10.77.1.1/24")
+	br := nstest.Bridge(t, "br1", "10.77.1.1/24")
 	g := newGuest(t, br, "10.77.1.2/24")
 	s := start(t, Config{Listeners: []Listener{multicastListener(xvm.DefaultGroup4)}}, newHost(t, "a"))
 	for _, e := range s.all() {
@@ -157,7 +157,7 @@ func TestMembershipIsRenewedWithoutLosingRequests(t *testing.T) {
 
 func TestAClientWithALinkLocalAddressIsCalledBackByItsInterface(t *testing.T) {
 	nstest.Need(t)
-	br := bridge(t, "br1", "fd77:1::1/64", "fe80::77:1/64")
+	br := nstest.Bridge(t, "br1", "fd77:1::1/64", "fe80::77:1/64")
 	g := newGuest(t, br, "fe80::77:2/64")
 	start(t, Config{Listeners: []Listener{multicastListener(xvm.DefaultGroup6)}}, newHost(t, "a"))
 	g.mustGet(t, byMulticast(xvm.DefaultGroup6, "fe80::77:2%eth0", xvm.OpStatus, "a"), xvm.ResultOK)

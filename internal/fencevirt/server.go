@@ -52,11 +52,6 @@ func New(cfg Config, host Host, log *slog.Logger) (*Server, error) {
 	return s, nil
 }
 
-// OnLoss has f called, on a goroutine of the server and one at a time, when a guest
-// of the fixed map is lost, and with LossNone when it is back. It is to be called
-// before Run.
-func (s *Server) OnLoss(f func(entry string, why Loss)) { s.follow.onLoss = f }
-
 // Reload takes another configuration. Listeners that stay keep their sockets,
 // connections and memory; new ones are opened before others are closed. With an
 // error nothing has changed.

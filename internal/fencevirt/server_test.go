@@ -3,6 +3,7 @@ package fencevirt
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"strings"
@@ -206,37 +207,30 @@ func TestCloseEndsEverything(t *testing.T) {
 func TestGuestsThatMigrateAreNotHere(t *testing.T) {
 	host := newHost(t, "a", "b")
 	elsewhere := mem.New("hostboot-2", mem.Guest{ID: idOf("a"), Name: "a"}, mem.Guest{ID: idOf("b"), Name: "b"})
-	var mu sync.Mutex
-	losses := map[string]Loss{}
-	lossOf := func(name string, want Loss) func() bool {
-		return func() bool {
-			mu.Lock()
-			defer mu.Unlock()
-			got, ok := losses[name]
-			return ok && got == want
+	var logged record
+	told := func(guest string, why Loss) func() bool {
+		event := fmt.Sprintf("requests for it are answered as for an unknown guest\" component=fencevirt guest=%s reason=%s\n", guest, why)
+		if why == LossNone {
+			event = fmt.Sprintf("a guest of the map is here again\" component=fencevirt guest=%s\n", guest)
 		}
+		return func() bool { return logged.has(event) }
 	}
-	s, err := New(Config{Listeners: []Listener{tcpListener(strong(testKey))}, Guests: []string{"a", "c"}}, host, logOf(t))
+	s, err := New(Config{Listeners: []Listener{tcpListener(strong(testKey))}, Guests: []string{"a", "c"}}, host, logged.log())
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.OnLoss(func(entry string, why Loss) {
-		mu.Lock()
-		defer mu.Unlock()
-		losses[entry] = why
-	})
 	runUntilEnd(t, s)
 	to := addrOf(t, s, "tcp")
 	ask := func(op xvm.Op, want xvm.Result) {
 		t.Helper()
 		clientOf("tcp", to, op, "a").mustAsk(t, want)
 	}
-	eventually(t, "c is missing", lossOf("c", LossMissing))
+	eventually(t, "c is missing", told("c", LossMissing))
 	ask(xvm.OpStatus, xvm.ResultOK)
 	if err := host.BeginMove(t.Context(), elsewhere, idOf("a")); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "a is leaving", lossOf("a", LossLeaving))
+	eventually(t, "a is leaving", told("a", LossLeaving))
 	ask(xvm.OpStatus, xvm.ResultOff)
 	ask(xvm.OpOff, xvm.ResultFailed)
 	ask(xvm.OpReboot, xvm.ResultFailed)
@@ -246,7 +240,7 @@ func TestGuestsThatMigrateAreNotHere(t *testing.T) {
 	if err := host.FinishMove(idOf("a")); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "a has migrated", lossOf("a", LossMigrated))
+	eventually(t, "a has migrated", told("a", LossMigrated))
 	ask(xvm.OpStatus, xvm.ResultOff)
 	for _, op := range []xvm.Op{xvm.OpOff, xvm.OpOn, xvm.OpReboot} {
 		ask(op, xvm.ResultFailed) // its definition is still here, and it runs elsewhere
@@ -255,7 +249,7 @@ func TestGuestsThatMigrateAreNotHere(t *testing.T) {
 		t.Error("a guest that has migrated was started here, or ended there")
 	}
 	elsewhere.MoveTo(host, idOf("a"))
-	eventually(t, "a is back", lossOf("a", LossNone))
+	eventually(t, "a is back", told("a", LossNone))
 	ask(xvm.OpOff, xvm.ResultOK)
 }
 

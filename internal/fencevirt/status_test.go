@@ -20,7 +20,7 @@ func TestTheDaemonTellsItsHostWhatItDoes(t *testing.T) {
 	if _, err := AskStatus(t.Context(), StatusSocket); err == nil {
 		t.Fatal("somebody answers who is not there")
 	}
-	bridge(t, "br1", "10.77.1.1/24")
+	nstest.Bridge(t, "br1", "10.77.1.1/24")
 	listener := udpListener(strong(testKey))
 	s := start(t, Config{Listeners: []Listener{listener, multicastListener(xvm.DefaultGroup4, "br1")}, Version: "v9"}, newHost(t, "a"))
 	ctx, cancel := context.WithCancel(t.Context())

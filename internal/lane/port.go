@@ -14,12 +14,6 @@ const (
 	portsSysDir = "/sys/class/virtio-ports" // without udev
 )
 
-// HasPort reports whether this guest has a virtio-serial port of that name.
-func HasPort(name string) bool {
-	_, err := portPath(name)
-	return err == nil
-}
-
 // OpenPort opens a virtio-serial port by its name. Only one process can have it.
 func OpenPort(name string) (io.ReadWriteCloser, error) {
 	path, err := portPath(name)

@@ -7,11 +7,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
 	"ringfence/internal/cluster"
+	"ringfence/internal/demo"
 	"ringfence/internal/demo/service"
 	"ringfence/internal/nodeapi"
 	"ringfence/internal/vmlab/agent"
@@ -58,7 +58,7 @@ func (s *stage) install(ctx context.Context) error {
 	s.say("starting n1, the first node")
 	s.makeDisk(first, disk)
 	first.guest.Start()
-	if err := s.await(ctx, "n1 to be a member", func(st nodeapi.Status) string { return missing(st, s.nodes[:1]) }); err != nil {
+	if err := s.await(ctx, "n1 to be a member", func(st nodeapi.Status) string { return demo.Missing(st, s.nodes[0].name) }); err != nil {
 		return err
 	}
 	s.say("enrolling the hosts")
@@ -144,7 +144,7 @@ func (s *stage) join(ctx context.Context, first *node, i int) error {
 	s.ringfence(s.room, "join", file, first.addr, "--node", string(n.name), "--address", n.addr, "--data", filepath.Join(disk, dataName))
 	s.makeDisk(n, disk)
 	n.guest.Start()
-	return s.await(ctx, string(n.name)+" to be a member", func(st nodeapi.Status) string { return missing(st, s.nodes[:i+1]) })
+	return s.await(ctx, string(n.name)+" to be a member", func(st nodeapi.Status) string { return demo.Missing(st, nodeNames(s.nodes[:i+1])...) })
 }
 
 // configText is the configuration as one would write it by hand.
@@ -230,31 +230,16 @@ func (n *node) status(ctx context.Context) (nodeapi.Status, error) {
 	return status, nil
 }
 
-// missing says what keeps these nodes from being a whole cluster with votes.
-func missing(s nodeapi.Status, nodes []*node) string {
+// nodeNames returns the names of nodes.
+func nodeNames(nodes []*node) []cluster.NodeName {
+	var list []cluster.NodeName
 	for _, n := range nodes {
-		member, _ := s.Member(string(n.name))
-		if member.State != string(cluster.NodeMember) {
-			return fmt.Sprintf("%s is %s: %s", n.name, member.State, strings.Join(member.Why, "; "))
-		}
-		if !member.Voter {
-			return fmt.Sprintf("%s has no vote yet", n.name)
-		}
+		list = append(list, n.name)
 	}
-	return ""
+	return list
 }
 
 // whole says what keeps the cluster from being as it should be.
 func (s *stage) whole(st nodeapi.Status) string {
-	if text := missing(st, s.nodes); text != "" {
-		return text
-	}
-	if i := slices.IndexFunc(st.Hosts, func(h nodeapi.HostStatus) bool { return !h.Reachable }); i >= 0 {
-		return fmt.Sprintf("%s does not reach host %s", st.Node, st.Hosts[i].Name)
-	}
-	web, _ := st.Service(serviceName)
-	if web.State != string(cluster.ServiceRunning) {
-		return fmt.Sprintf("%s is %s: %s", serviceName, web.State, strings.Join(web.Why, "; "))
-	}
-	return ""
+	return demo.Whole(st, serviceName, nodeNames(s.nodes)...)
 }

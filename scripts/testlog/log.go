@@ -21,11 +21,12 @@ type event struct {
 
 // testLog collects the events of one run.
 type testLog struct {
-	out     io.Writer
-	output  map[string][]string // of tests and packages under way
-	results map[string]int      // tests, by action
-	failing bool
-	skips   []string
+	out      io.Writer
+	output   map[string][]string // of tests and packages under way
+	results  map[string]int      // tests, by action
+	failing  bool
+	failures []string // what is told again at the end
+	skips    []string
 }
 
 func newLog(out io.Writer) *testLog {
@@ -89,6 +90,7 @@ func (l *testLog) endTest(e event, key string) {
 	case "fail":
 		l.failing = true
 		fmt.Fprint(l.out, strings.Join(l.output[key], ""))
+		l.failures = append(l.failures, gist(key, strings.Join(l.output[key], ""))...)
 	case "skip":
 		l.skips = append(l.skips, fmt.Sprintf("%s %s", e.Package, e.Test))
 	}
@@ -107,12 +109,46 @@ func (l *testLog) endPackage(e event, key string) {
 	}
 }
 
+// gistLines bounds what is told again of one failed test.
+const gistLines = 30
+
+// gist returns the name of a failed test and, of its output, what belongs to the
+// tests inside of it that failed too.
+func gist(name, output string) []string {
+	of, said, failed := "", map[string][]string{}, []string{}
+	for line := range strings.Lines(output) {
+		line = strings.TrimSpace(line)
+		if mark, test, ok := strings.Cut(line, " "); ok && mark == "===" {
+			of = test[strings.LastIndexByte(test, ' ')+1:]
+		} else if test, ok := strings.CutPrefix(line, "--- FAIL: "); ok {
+			test, _, _ = strings.Cut(test, " ")
+			failed = append(failed, test)
+		} else {
+			said[of] = append(said[of], line)
+		}
+	}
+	lines := []string{}
+	for _, test := range failed {
+		for _, line := range said[test] {
+			lines = append(lines, "  "+line)
+		}
+	}
+	return append([]string{name}, lines[max(0, len(lines)-gistLines):]...)
+}
+
 func (l *testLog) failed() bool  { return l.failing }
 func (l *testLog) skipped() bool { return len(l.skips) > 0 }
 
-// summary prints what was skipped, with its reasons, and the count of results.
+// summary prints the count of results, the gist of what failed and what was
+// skipped, with its reasons.
 func (l *testLog) summary(noSkips bool) {
 	fmt.Fprintf(l.out, "tests: %d passed, %d failed, %d skipped\n", l.results["pass"], l.results["fail"], l.results["skip"])
+	if len(l.failures) > 0 {
+		fmt.Fprintln(l.out, "FAILED:")
+	}
+	for _, line := range l.failures {
+		fmt.Fprintln(l.out, "  "+line)
+	}
 	if len(l.skips) == 0 {
 		return
 	}

@@ -44,6 +44,17 @@ func TestExitCodeAndWords(t *testing.T) {
 			1,
 			[]string{"TestInner"},
 		},
+		{
+			"a failure is told again at the end", `func TestX(t *testing.T) { t.Log("a log"); t.Run("inner", func(t *testing.T) { t.Error("two and two") }) }`,
+			nil, 1,
+			[]string{"FAILED:\n  example TestX/inner\n    a_test.go:6: two and two\n  example TestX\n    a_test.go:6: a log\n"},
+		},
+		{
+			"and so is one inside of a test that runs itself again",
+			`func TestX(t *testing.T) { t.Error("inner:\n=== RUN   TestA\n    a.go:1: fine\n--- PASS: TestA (0s)\n=== RUN   TestB/x\n    a.go:2: broken\n    --- FAIL: TestB/x (0s)") }`,
+			nil, 1,
+			[]string{"FAILED:\n  example TestX\n    a.go:2: broken\n"},
+		},
 		{"tests without end", `func TestX(t *testing.T) { select {} }`, []string{"-limit", "4s"}, 1, nil},
 		{"unknown flag", "", []string{"-x"}, 2, nil},
 	}

@@ -84,10 +84,12 @@ func RemoveCgroup(ctx context.Context, dir string) error {
 	})
 }
 
-// killCgroup kills every process in a cgroup and removes it when it is empty.
+// killCgroup kills every process in a cgroup and removes it when it is empty. A
+// cgroup that somebody else removes meanwhile is no error.
 func killCgroup(ctx context.Context, dir string) error {
 	err := os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	// ENODEV: removed between the opening of the file and the write.
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENODEV) {
 		return fmt.Errorf("kill cgroup: %w", err)
 	}
 	return RemoveCgroup(ctx, dir)

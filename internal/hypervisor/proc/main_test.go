@@ -62,6 +62,7 @@ func runInside(t *testing.T) {
 	t.Run("a channel belongs to its guest", testChannelBelongsToItsGuest)
 	t.Run("a guest that cannot start leaves nothing", testAGuestThatCannotStartLeavesNothing)
 	t.Run("there is one boot per life", testBootOfIsOnePerLife)
+	t.Run("two may kill one cgroup", testTwoMayKillOneCgroup)
 }
 
 // TestInNamespaces runs the cases in fresh namespaces: as root, and as an

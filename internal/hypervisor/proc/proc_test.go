@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -624,5 +625,27 @@ func testBootOfIsOnePerLife(t *testing.T) {
 	}
 	if err := cluster.CheckGuestID(cluster.GuestID(one.BootOf(x))); err != nil {
 		t.Errorf("a boot id has the form of a UUID: %v", err)
+	}
+}
+
+func testTwoMayKillOneCgroup(t *testing.T) {
+	config := newConfig(t)
+	if config.Cgroup == "" {
+		return // an ordinary user has none
+	}
+	dir := filepath.Join(config.Cgroup, "contended")
+	for range 2000 {
+		if _, err := makeCgroup(dir); err != nil {
+			t.Fatal(err)
+		}
+		var errs [2]error
+		var group sync.WaitGroup
+		for i := range errs {
+			group.Go(func() { errs[i] = killCgroup(t.Context(), dir) })
+		}
+		group.Wait()
+		if err := errors.Join(errs[:]...); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

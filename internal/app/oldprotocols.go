@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"time"
 
-	"ringfence/internal/cluster"
 	"ringfence/internal/fencevirt"
 	"ringfence/internal/fencevirt/conf"
 	"ringfence/internal/hypervisor"
@@ -142,9 +141,12 @@ func standalone(o HostdOptions, file conf.File, driver hypervisor.Driver) {
 	if !moves || o.Data != "" || len(file.Server.Guests) == 0 {
 		return
 	}
-	mover.SetGuard(func(_ context.Context, id cluster.GuestID, _ cluster.LifeID, why hypervisor.Reason) error {
-		if why == hypervisor.ReasonMigrated {
-			return fmt.Errorf("guest %s may not migrate: this host serves a fixed map of guests (%s, [guests])", id, file.Path)
+	mover.SetGuard(func(_ context.Context, in hypervisor.Incoming) error {
+		switch {
+		case in.Why == hypervisor.ReasonMigrated:
+			return fmt.Errorf("guest %s may not migrate: this host serves a fixed map of guests (%s, [guests])", in.Guest, file.Path)
+		case in.Claimed != "":
+			return fmt.Errorf("guest %s may not come: it belongs to cluster %.40q, and this host serves no cluster (`ringfence hostd run --data`)", in.Guest, in.Claimed)
 		}
 		return nil
 	})

@@ -41,12 +41,17 @@ func checkBind(r hostapi.BindRequest) error {
 // life that the hypervisor shows for it, now (rule P11). guest is the fresh
 // word of the hypervisor, boot what it knows of the boot, or "". The first
 // cluster to bind a guest owns it; claim and life are durable before the
-// answer, so that the end of the life will have a certificate.
-func (l *Lives) Bind(guest hypervisor.Guest, boot cluster.BootID, r hostapi.BindRequest) (cluster.Binding, []Effect, error) {
+// answer, so that the end of the life will have a certificate. carried: the
+// hypervisor keeps the claim with the life.
+func (l *Lives) Bind(guest hypervisor.Guest, boot cluster.BootID, r hostapi.BindRequest, carried bool) (cluster.Binding, []Effect, error) {
 	if err := l.mayBind(guest, boot, r); err != nil {
 		return cluster.Binding{}, nil, err
 	}
-	entries, _ := l.entries(fact{life: guest.Life, guest: guest.ID, status: journal.Here})
+	f := fact{life: guest.Life, guest: guest.ID, status: journal.Here}
+	if carried {
+		f.claimed = r.Cluster
+	}
+	entries, _ := l.entries(f)
 	if l.state().Claims[guest.ID] != r.Cluster {
 		entries = append(entries, journal.Entry{Claim: &journal.Claim{Guest: guest.ID, Cluster: r.Cluster}})
 	}

@@ -1,6 +1,7 @@
 package hostd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -147,12 +148,31 @@ func (d *Daemon) bind(ctx context.Context, id cluster.GuestID, req hostapi.BindR
 	defer cancel()
 	var binding cluster.Binding
 	var refused error
-	err = d.keeper.do(ctx, func(l *Lives) (effects []Effect) {
-		binding, effects, refused = l.Bind(guest, boot, req)
-		return effects
-	})
+	do := func(work func(l *Lives) []Effect) error { return cmp.Or(d.keeper.do(ctx, work), refused) }
+	if err := do(func(l *Lives) []Effect { refused = l.mayBind(guest, boot, req); return nil }); err != nil {
+		return cluster.Binding{}, err
+	}
+	carried, err := d.claim(ctx, guest, req.Cluster)
 	if err != nil {
 		return cluster.Binding{}, err
 	}
-	return binding, refused
+	err = do(func(l *Lives) (effects []Effect) {
+		binding, effects, refused = l.Bind(guest, boot, req, carried)
+		return effects
+	})
+	return binding, err
+}
+
+// claim has the hypervisor keep the claim with the life. It comes before a binding
+// is signed: what the cluster starts in that life then goes nowhere without it.
+func (d *Daemon) claim(ctx context.Context, guest hypervisor.Guest, c cluster.ClusterID) (carried bool, err error) {
+	mover, ok := d.cfg.Driver.(hypervisor.Mover)
+	if !ok {
+		return false, nil
+	}
+	err = mover.Claim(ctx, guest.ID, guest.Life, c)
+	if errors.Is(err, hypervisor.ErrNoClaims) {
+		return false, nil
+	}
+	return err == nil, err
 }

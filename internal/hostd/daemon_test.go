@@ -77,6 +77,7 @@ type bubble struct {
 	host    cluster.HostName
 	driver  *mem.Driver
 	storage *journal.Memory
+	granted grants
 	audit   *entries
 	daemon  *hostd.Daemon
 	stop    func()
@@ -87,7 +88,7 @@ func newBubble(t *testing.T) *bubble {
 }
 
 func newBubbleAt(t *testing.T, host cluster.HostName) *bubble {
-	b := &bubble{t: t, host: host, driver: mem.New("boot of "+string(host), mem.Guest{ID: guest, Name: "db1"}), storage: &journal.Memory{}, audit: &entries{}}
+	b := &bubble{t: t, host: host, driver: mem.New("boot of "+string(host), mem.Guest{ID: guest, Name: "db1"}), storage: &journal.Memory{}, granted: grants(alpha), audit: &entries{}}
 	b.make()
 	return b
 }
@@ -98,7 +99,7 @@ func (b *bubble) make() {
 	j, err := journal.Open(b.storage, quiet)
 	must(b.t, err)
 	b.daemon = hostd.New(hostd.Config{
-		Host: b.host, Key: key, Journal: j, Driver: b.driver, Grants: grants(alpha), Audit: b.audit, Version: "test", Log: quiet,
+		Host: b.host, Key: key, Journal: j, Driver: b.driver, Grants: b.granted, Audit: b.audit, Version: "test", Log: quiet,
 	})
 }
 
@@ -132,11 +133,16 @@ func (b *bubble) claim() cluster.LifeID {
 	life, err := b.driver.On(context.Background(), guest)
 	must(b.t, err)
 	synctest.Wait() // the channel is open
-	ch := hostclient.NewChannel(func(ctx context.Context) (net.Conn, error) { return b.driver.DialChannel(ctx, guest) })
-	defer ch.Close()
-	_, err = ch.Bind(context.Background(), hostapi.BindRequest{Cluster: alpha, Node: "db1", Boot: "b1", Nonce: "n"})
+	_, err = b.bind()
 	must(b.t, err)
 	return life
+}
+
+// bind is what a node in the guest does.
+func (b *bubble) bind() (cluster.Binding, error) {
+	ch := hostclient.NewChannel(func(ctx context.Context) (net.Conn, error) { return b.driver.DialChannel(ctx, guest) })
+	defer ch.Close()
+	return ch.Bind(context.Background(), hostapi.BindRequest{Cluster: alpha, Node: "db1", Boot: "b1", Nonce: "n"})
 }
 
 // follow streams events into a slice, until ctx ends.

@@ -28,25 +28,25 @@ type guard struct {
 }
 
 // allow is hypervisor.Mover's guard: nil lets the life come.
-func (g *guard) allow(ctx context.Context, guest cluster.GuestID, life cluster.LifeID, why hypervisor.Reason) error {
-	arrival, answer, err := g.ask(ctx, guest, life)
+func (g *guard) allow(ctx context.Context, in hypervisor.Incoming) error {
+	arrival, answer, err := g.ask(ctx, in)
 	if err == nil && arrival != nil {
 		err = g.wait(ctx, answer)
-		g.forget(life)
+		g.forget(in.Life)
 		if err != nil {
-			g.withdraw(ctx, guest, life, *arrival)
+			g.withdraw(ctx, in, *arrival)
 		}
 	}
 	if err != nil {
-		g.log.Warn("guest is refused", "guest", guest, "life", life, "why", why, "err", err)
-		return fmt.Errorf("guest %s may not come to this host: %w", guest, err)
+		g.log.Warn("guest is refused", "guest", in.Guest, "life", in.Life, "why", in.Why, "err", err)
+		return fmt.Errorf("guest %s may not come to this host: %w", in.Guest, err)
 	}
-	g.log.Info("guest may come", "guest", guest, "life", life, "why", why, "managed", arrival != nil)
+	g.log.Info("guest may come", "guest", in.Guest, "life", in.Life, "why", in.Why, "managed", arrival != nil)
 	return nil
 }
 
 // ask puts the question; no arrival and no error need no answer.
-func (g *guard) ask(ctx context.Context, guest cluster.GuestID, life cluster.LifeID) (*cluster.Arrival, <-chan Answered, error) {
+func (g *guard) ask(ctx context.Context, in hypervisor.Incoming) (*cluster.Arrival, <-chan Answered, error) {
 	// It runs to its end or not at all: nobody would take back what it has noted.
 	askCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
 	defer cancel()
@@ -57,9 +57,9 @@ func (g *guard) ask(ctx context.Context, guest cluster.GuestID, life cluster.Lif
 		if refused = ctx.Err(); refused != nil {
 			return nil
 		}
-		arrival, effects, refused = l.Arrive(guest, life)
+		arrival, effects, refused = l.Arrive(in)
 		if arrival != nil {
-			g.expect(life, answer)
+			g.expect(in.Life, answer)
 		}
 		return effects
 	})
@@ -86,10 +86,10 @@ func (g *guard) wait(ctx context.Context, answer <-chan Answered) error {
 }
 
 // withdraw notes that an arrival was refused.
-func (g *guard) withdraw(ctx context.Context, guest cluster.GuestID, life cluster.LifeID, arrival cluster.Arrival) {
+func (g *guard) withdraw(ctx context.Context, in hypervisor.Incoming, arrival cluster.Arrival) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
 	defer cancel()
-	_ = g.keeper.do(ctx, func(l *Lives) []Effect { return l.Withdrawn(guest, life, arrival) })
+	_ = g.keeper.do(ctx, func(l *Lives) []Effect { return l.Withdrawn(in.Guest, in.Life, arrival) })
 }
 
 func (g *guard) expect(life cluster.LifeID, answer chan Answered) {

@@ -1,6 +1,7 @@
 package hostd
 
 import (
+	"cmp"
 	"crypto/ed25519"
 	"log/slog"
 	"maps"
@@ -43,16 +44,18 @@ type LivesConfig struct {
 //	the same anywhere else                                            unknown
 //	the guest is missing from the listing, or its state is unknown    nothing changes
 //	the host has a new boot id, on an Immobile hypervisor             ended
-//	the same anywhere else, hostd was not stopped before,
-//	and the first listing does not show the life                      absent, restarted
-//	the same, hostd was stopped before                                unknown
+//	the same anywhere else, hostd was not stopped before, the life
+//	carries the claim of its guest's cluster, and the first listing
+//	does not show it                                                  absent, restarted
+//	the same, hostd was stopped before, or the life carries no claim  unknown
 //
 // Unknown, because the life may have moved or been saved while hostd was not
 // looking: libvirt-guests saves or migrates guests after hostd was stopped and
 // before the host goes down (interleavings C-10, H-5). Where hostd went down with
 // the host its word is that what ran here is here no more: an end, unless the life
 // has another place, for no migration begins before its target is one (P5), and no
-// image of an ended life is taken back (P7).
+// image of an ended life is taken back (P7). Both is so for a life that carries the
+// claim of its cluster: a host that does not know that cluster refuses it.
 type Lives struct {
 	cfg LivesConfig
 	log *slog.Logger
@@ -122,6 +125,8 @@ type fact struct {
 	restarted bool
 	// reverted: the life runs from an old memory image.
 	reverted bool
+	// claimed is the cluster whose claim the life carries; "" keeps what it had.
+	claimed cluster.ClusterID
 }
 
 // NewLives takes over a journal. Begin comes next.
@@ -156,7 +161,7 @@ func (l *Lives) Begin() ([]Effect, error) {
 			f.reason, f.absent = hypervisor.ReasonMigrated, "the host restarted while it moved"
 		case l.cfg.Immobile:
 			f.status, f.cause = journal.Ended, cluster.CauseHostRestarted
-		case !l.state().Stopped:
+		case !l.state().Stopped && life.Claimed != "" && life.Claimed == l.owner(life.Guest):
 			l.lost[life.ID] = true
 			continue
 		}
@@ -262,7 +267,7 @@ func (l *Lives) entries(f fact) (entries []journal.Entry, effects []Effect) {
 func (l *Lives) after(old journal.Life, f fact) journal.Life {
 	life := journal.Life{
 		ID: f.life, Guest: f.guest, HostBoot: l.cfg.HostBoot, Status: f.status, Arrival: old.Arrival, Refused: old.Refused || f.restarted,
-		Reverted: old.Reverted || f.reverted,
+		Reverted: old.Reverted || f.reverted, Claimed: cmp.Or(f.claimed, old.Claimed),
 	}
 	if f.arrival != (cluster.Arrival{}) {
 		life.Arrival = f.arrival

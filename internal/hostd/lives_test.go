@@ -77,6 +77,9 @@ type bench struct {
 	mu      sync.Mutex // guards told where a keeper runs
 	told    []Effect
 	refused error
+	// bare: the hypervisor keeps no claims. carried is the one that lifeA carries.
+	bare    bool
+	carried cluster.ClusterID
 }
 
 func newBench(t *testing.T, immobile bool) *bench {
@@ -130,7 +133,10 @@ func (b *bench) claimed() {
 
 func (b *bench) bind(life cluster.LifeID, c cluster.ClusterID) cluster.Binding {
 	var binding cluster.Binding
-	binding, _, b.refused = b.Bind(hypervisor.Guest{ID: g1, State: hypervisor.StateRunning, Life: life}, "", hostapi.BindRequest{Cluster: c, Node: "db1", Boot: "b1", Nonce: "n"})
+	binding, _, b.refused = b.Bind(hypervisor.Guest{ID: g1, State: hypervisor.StateRunning, Life: life}, "", hostapi.BindRequest{Cluster: c, Node: "db1", Boot: "b1", Nonce: "n"}, !b.bare)
+	if b.refused == nil && life == lifeA && !b.bare {
+		b.carried = c
+	}
 	return binding
 }
 
@@ -417,6 +423,18 @@ func TestALifeThatIsLostWithItsHost(t *testing.T) {
 			}
 		}
 	})
+	t.Run("it came here and carries its claim", func(t *testing.T) {
+		b := newBench(t, false)
+		b.carried = alpha
+		b.placed()
+		b.event(arrives, lifeA, "")
+		b.event(start, lifeA, hypervisor.ReasonMigrated)
+		b.run(boots2, false)
+		b.list(hypervisor.StateOff, "")
+		if got := b.absences(); len(got) != 1 || !got[0].Restarted {
+			t.Errorf("absences %+v, want one of a life that is lost", got)
+		}
+	})
 	t.Run("a run that has listed the guests watches again", func(t *testing.T) {
 		b := newBench(t, false)
 		b.claimed()
@@ -488,6 +506,30 @@ func TestWhatIsNotLostWithItsHost(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A life that carries no claim, or another than its guest's, may be on a host that
+// asked nobody.
+func TestALifeWithoutItsClaimIsNotLostWithItsHost(t *testing.T) {
+	for name, play := range map[string]func(b *bench){
+		"no cluster has bound it":              func(b *bench) { b.event(start, lifeA, hypervisor.ReasonBooted) },
+		"the hypervisor keeps no claims":       func(b *bench) { b.bare = true; b.claimed() },
+		"its cluster has lost its grant since": func(b *bench) { b.claimed(); delete(b.permits, alpha) },
+		"it came here and carried none": func(b *bench) {
+			b.placed()
+			b.event(arrives, lifeA, "")
+			b.event(start, lifeA, hypervisor.ReasonMigrated)
+		},
+	} {
+		b := newBench(t, false)
+		play(b)
+		b.run(boots2, false)
+		b.list(hypervisor.StateOff, "")
+		b.wantUnknown(journal.Left)
+		if got := b.absences(); len(got) > 0 || b.state().Lives[lifeA].Refused {
+			t.Errorf("%s: said to be absent: %+v", name, got)
+		}
+	}
 }
 
 // P7: an ended life seen again is destroyed.
@@ -583,7 +625,7 @@ func TestBinding(t *testing.T) {
 	t.Run("of a boot that the hypervisor does not run is refused", func(t *testing.T) {
 		b := newBench(t, true)
 		req := hostapi.BindRequest{Cluster: alpha, Node: "db1", Boot: "b1", Nonce: "n"}
-		_, _, err := b.Bind(hypervisor.Guest{ID: g1, State: hypervisor.StateRunning, Life: lifeA}, "b2", req)
+		_, _, err := b.Bind(hypervisor.Guest{ID: g1, State: hypervisor.StateRunning, Life: lifeA}, "b2", req, false)
 		if err == nil {
 			t.Error("accepted")
 		}
@@ -604,7 +646,7 @@ func TestBinding(t *testing.T) {
 		t.Run("with a bad "+name+" is refused", func(t *testing.T) {
 			var refused *Refusal
 			b := newBench(t, true)
-			_, _, err := b.Bind(hypervisor.Guest{ID: g1, State: hypervisor.StateRunning, Life: lifeA}, "", req)
+			_, _, err := b.Bind(hypervisor.Guest{ID: g1, State: hypervisor.StateRunning, Life: lifeA}, "", req, false)
 			if !errors.As(err, &refused) || refused.Code != hostapi.CodeBadRequest || !strings.HasPrefix(refused.Message, name+":") {
 				t.Errorf("refusal %v", err)
 			}

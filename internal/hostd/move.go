@@ -47,8 +47,9 @@ type Resolve struct {
 // returned must wait for an Answered effect, and Withdrawn is to be called when
 // it does not come; nil and no error allow the life at once, for no cluster
 // deals with its guest.
-func (l *Lives) Arrive(guest cluster.GuestID, life cluster.LifeID) (*cluster.Arrival, []Effect, error) {
-	owner, err := l.mayArrive(guest, life)
+func (l *Lives) Arrive(in hypervisor.Incoming) (*cluster.Arrival, []Effect, error) {
+	guest, life := in.Guest, in.Life
+	owner, err := l.mayArrive(in)
 	if err != nil || owner == "" {
 		return nil, nil, err
 	}
@@ -65,7 +66,7 @@ func (l *Lives) Arrive(guest cluster.GuestID, life cluster.LifeID) (*cluster.Arr
 	arrival := l.state().Lives[life].Arrival
 	if !l.isSaved(life) { // an image that was saved here has not left its place
 		arrival = l.nextArrival()
-		if _, err := l.write(fact{life: life, guest: guest, status: journal.Arriving, arrival: arrival}); err != nil {
+		if _, err := l.write(fact{life: life, guest: guest, status: journal.Arriving, arrival: arrival, claimed: in.Claimed}); err != nil {
 			return nil, nil, fmt.Errorf("arrival of guest %s: %w", guest, err)
 		}
 		l.touch(guest)
@@ -85,7 +86,8 @@ func (l *Lives) isSaved(life cluster.LifeID) bool {
 }
 
 // mayArrive returns the cluster that has to write the arrival down; "" is none.
-func (l *Lives) mayArrive(guest cluster.GuestID, life cluster.LifeID) (cluster.ClusterID, error) {
+func (l *Lives) mayArrive(in hypervisor.Incoming) (cluster.ClusterID, error) {
+	guest, life := in.Guest, in.Life
 	if life == "" || len(life) > lifeLimitBytes {
 		return "", fmt.Errorf("a life that arrives: want an id of 1 to %d bytes", lifeLimitBytes)
 	}
@@ -101,8 +103,16 @@ func (l *Lives) mayArrive(guest cluster.GuestID, life cluster.LifeID) (cluster.C
 	if _, waits := l.waiting(life); waits {
 		return "", fmt.Errorf("the journal of the host is behind")
 	}
-	if owner := l.owner(guest); owner != "" {
-		return owner, nil
+	owner := l.owner(guest)
+	switch {
+	case known.Claimed != "" && in.Claimed == "":
+		return "", fmt.Errorf("life %s comes from an image that is older than the claim of cluster %s", life, known.Claimed)
+	case in.Claimed != "" && !l.cfg.Permissions.Allows(in.Claimed, guest):
+		return "", fmt.Errorf("it belongs to cluster %.40q, for which this host has no grant; `ringfence hostd allow` adds the guest to one", in.Claimed)
+	case in.Claimed != "" && owner != "" && in.Claimed != owner:
+		return "", fmt.Errorf("it belongs to cluster %s, and on this host to cluster %s: take it out of the grant of one", in.Claimed, owner)
+	case owner != "" || in.Claimed != "":
+		return cmp.Or(owner, in.Claimed), nil
 	}
 	switch clusters := l.cfg.Permissions.Clusters(guest); len(clusters) {
 	case 0:

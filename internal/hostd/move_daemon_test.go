@@ -11,6 +11,8 @@ import (
 	"ringfence/internal/cluster"
 	"ringfence/internal/hostclient"
 	"ringfence/internal/hostd"
+	"ringfence/internal/hypervisor"
+	"ringfence/internal/hypervisor/mem"
 	"ringfence/internal/wire/hostapi"
 )
 
@@ -168,6 +170,56 @@ func TestHostsWithoutHostdTakeNobody(t *testing.T) {
 		stop()
 		if err := p.begin(); err == nil {
 			t.Error("a life came past a hostd that has stopped")
+		}
+	})
+}
+
+// restart begins another run of a hostd, with other grants.
+func (p *pair) restart(b *bubble, granted cluster.ClusterID) {
+	b.stop()
+	b.granted = grants(granted)
+	b.make()
+	b.run()
+	synctest.Wait()
+}
+
+// Which cluster has the guest goes with it, so that a host that knows nothing of
+// that cluster refuses it, also when the host that it leaves can say nothing.
+func TestHostsWithoutAGrantTakeNobodyThatIsClaimed(t *testing.T) {
+	moves(t, false, func(p *pair, life cluster.LifeID) {
+		p.restart(p.target, beta)
+		stop := p.source.stop
+		p.source.stop = func() {}
+		stop()
+		if err := p.begin(); err == nil || !strings.Contains(err.Error(), `cluster "alpha", for which this host has no grant`) {
+			t.Errorf("error %v, want that its cluster has no grant", err)
+		}
+		must(t, p.source.driver.Off(p.ctx, guest, life))
+		if _, err := p.source.driver.On(p.ctx, guest); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.begin(); err == nil || !strings.Contains(err.Error(), "is a node with quorum connected") {
+			t.Errorf("a new life, which nobody has claimed: error %v, want that the cluster with the grant is asked", err)
+		}
+	})
+}
+
+// A claim that the hypervisor does not take binds nobody.
+func TestABindingWaitsForItsClaim(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBubble(t)
+		b.run()
+		defer func() { b.stop() }()
+		life, err := b.driver.On(t.Context(), guest)
+		must(t, err)
+		synctest.Wait()
+		b.driver.SetFault(mem.FaultOn(mem.OpClaim, mem.Fault{Fail: hypervisor.ErrUnavailable}))
+		if binding, err := b.bind(); err == nil {
+			t.Errorf("bound: %+v", binding)
+		}
+		b.driver.SetFault(nil)
+		if binding, err := b.bind(); err != nil || binding.Life != life {
+			t.Errorf("binding %+v, error %v", binding, err)
 		}
 	})
 }

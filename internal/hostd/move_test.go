@@ -45,9 +45,9 @@ func (b *bench) resolves() (out []Resolve) {
 	return out
 }
 
-// asks puts the guard's question for lifeA.
+// asks puts the guard's question for lifeA, which carries the claim that it has got.
 func (b *bench) asks() (*cluster.Arrival, error) {
-	arrival, effects, err := b.Arrive(g1, lifeA)
+	arrival, effects, err := b.Arrive(hypervisor.Incoming{Guest: g1, Life: lifeA, Claimed: b.carried, Why: hypervisor.ReasonMigrated})
 	b.told = append(b.told, effects...)
 	return arrival, err
 }
@@ -168,23 +168,66 @@ func TestWhoMayArrive(t *testing.T) {
 			b.permits[beta] = []cluster.GuestID{g1}
 		}, ""},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			b := newBench(t, false)
-			c.play(b)
-			arrival, err := b.asks()
-			switch {
-			case c.want == "" && (err != nil || arrival == nil || len(b.Since(alpha, 0).Arriving) != 1):
-				t.Errorf("arrival %v, error %v; want it to wait", arrival, err)
-			case c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)):
-				t.Errorf("error %v, want %q", err, c.want)
-			}
-		})
+		t.Run(c.name, func(t *testing.T) { wantArrive(t, c.play, c.want) })
 	}
 	b := newBench(t, false)
 	b.permits = permits{}
 	b.cfg.Permissions = b.permits
 	if arrival, err := b.asks(); arrival != nil || err != nil {
 		t.Errorf("a guest of no cluster: arrival %v, error %v; want it to come at once", arrival, err)
+	}
+}
+
+// A claim that the life carries is as good as one that this host has.
+func TestWhoMayArriveWithAClaim(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		play func(b *bench)
+		want string
+	}{
+		{"a guest of two grants whose life carries the claim of one", func(b *bench) {
+			b.permits[beta] = []cluster.GuestID{g1}
+			b.carried = alpha
+		}, ""},
+		{"a life that carries a claim, where its cluster has no grant", func(b *bench) {
+			delete(b.permits, alpha)
+			b.carried = alpha
+		}, `cluster "alpha", for which this host has no grant`},
+		{"the same, where another cluster has the grant", func(b *bench) {
+			b.permits[beta] = []cluster.GuestID{g1}
+			delete(b.permits, alpha)
+			b.carried = alpha
+		}, `cluster "alpha", for which this host has no grant`},
+		{"a life that carries another claim than its guest has here", func(b *bench) {
+			b.claimed()
+			b.event(ended, lifeA, hypervisor.ReasonMigrated)
+			b.list(hypervisor.StateOff, "")
+			b.permits[beta] = []cluster.GuestID{g1}
+			b.carried = beta
+		}, "take it out of the grant of one"},
+		{"a claim that is no name", func(b *bench) { b.carried = "\x1b[31m" }, `cluster "\x1b[31m"`},
+		{"an image of the life that is older than its claim", func(b *bench) {
+			b.claimed()
+			b.event(ended, lifeA, hypervisor.ReasonSaved)
+			b.carried = ""
+		}, "older than the claim of cluster alpha"},
+	} {
+		t.Run(c.name, func(t *testing.T) { wantArrive(t, c.play, c.want) })
+	}
+}
+
+// wantArrive expects that lifeA is refused for a reason that has the words, or
+// without any that it waits for alpha.
+func wantArrive(t *testing.T, play func(b *bench), refused string) {
+	t.Helper()
+	b := newBench(t, false)
+	play(b)
+	arrival, err := b.asks()
+	switch {
+	case refused == "" && (err != nil || arrival == nil || len(b.Since(alpha, 0).Arriving) != 1):
+		t.Errorf("arrival %v, error %v; want it to wait", arrival, err)
+	case refused != "" && (err == nil || !strings.Contains(err.Error(), refused)):
+		t.Errorf("error %v, want %q", err, refused)
 	}
 }
 

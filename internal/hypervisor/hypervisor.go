@@ -28,6 +28,8 @@ var (
 	ErrNotRunning = errors.New("hypervisor: guest is not running")
 	// ErrRunning: On found the guest running; nothing was done.
 	ErrRunning = errors.New("hypervisor: guest is running already")
+	// ErrNoClaims: the hypervisor cannot note with a life which cluster claimed it.
+	ErrNoClaims = errors.New("hypervisor: keeps no claim with a life")
 	// ErrUnavailable: the hypervisor did not answer; nothing is known.
 	ErrUnavailable = errors.New("hypervisor: unavailable")
 )
@@ -170,15 +172,33 @@ type Channeler interface {
 	Channel(ctx context.Context, id cluster.GuestID) (net.Listener, error)
 }
 
+// Incoming is a life that is about to come to a host.
+type Incoming struct {
+	Guest cluster.GuestID
+	Life  cluster.LifeID
+	// Claimed is what Claim has noted with the life, be it on another host.
+	Claimed cluster.ClusterID
+	Why     Reason // ReasonMigrated or ReasonRestored
+}
+
+// Guard decides whether a life may come; an error refuses it.
+type Guard func(ctx context.Context, in Incoming) error
+
 // Mover is an optional ability: guests can migrate and be saved.
 type Mover interface {
 	// SetGuard sets who is asked on the target before an incoming migration
-	// begins and before a saved guest is restored here; an error refuses it, and
-	// nothing has happened then. why is ReasonMigrated or ReasonRestored. There
-	// is at most one guard, set before Watch; a later one replaces it. The driver
-	// calls it without locks, with a ctx that is bounded; a guard that does not
-	// answer in time has refused.
-	SetGuard(guard func(ctx context.Context, g cluster.GuestID, life cluster.LifeID, why Reason) error)
+	// begins and before a saved guest is restored here; where it refuses, nothing
+	// has happened. There is at most one guard, set before Watch; a later one
+	// replaces it. The driver calls it without locks, with a ctx that is bounded;
+	// a guard that does not answer in time has refused.
+	SetGuard(guard Guard)
+	// Claim notes with the running life, so that it goes wherever that goes and
+	// ends with it, which cluster has claimed its guest. nil: every guard that is
+	// asked about the life from now on is told. ErrNoClaims: this hypervisor keeps
+	// nothing with a life. ErrNotRunning, ErrOtherLife, ErrNoGuest. Any other
+	// error, such as while a migration of the life is under way: not known to be
+	// noted.
+	Claim(ctx context.Context, g cluster.GuestID, life cluster.LifeID, c cluster.ClusterID) error
 	// Abort ends an outgoing or incoming migration of the life. It returns nil
 	// only when that is seen: the life is at its source and nowhere else.
 	// ErrNotRunning: no migration of that life is known here, be it that it has

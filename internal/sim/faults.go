@@ -81,6 +81,7 @@ var kinds = []kind{
 	{"leave", 3, nil, (*attack).leaveCluster},
 	{"disarm", 2, nil, (*attack).disarm},
 	{"migrate", 8, mobile, (*attack).migrate},
+	{"evacuate", 3, mobile, (*attack).evacuate},
 	{"save", 4, mobile, (*attack).save},
 	{"revert", 3, mobile, (*attack).revert},
 }

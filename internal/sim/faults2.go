@@ -301,17 +301,20 @@ func (a *attack) disarm() string {
 	return span.Round(time.Millisecond).String()
 }
 
+// other draws a host that is not this one.
+func (a *attack) other(than *host) *host {
+	for {
+		if h := a.host(); h != than {
+			return h
+		}
+	}
+}
+
 // migrate moves a guest to another host, or fails at it half-way.
 func (a *attack) migrate() string {
 	g := a.virtual()
 	from := g.place()
-	var others []*host
-	for _, h := range a.sortedHosts() {
-		if h != from {
-			others = append(others, h)
-		}
-	}
-	to := others[a.r.IntN(len(others))]
+	to := a.other(from)
 	takes, downtime, how := a.span(100*time.Millisecond, 8*time.Second), a.span(10*time.Millisecond, 1500*time.Millisecond), a.r.IntN(4)
 	a.later(0, func() { a.carry(g, from, to, takes, downtime, how) })
 	doomed := a.r.IntN(4) == 0
@@ -320,6 +323,34 @@ func (a *attack) migrate() string {
 	}
 	return fmt.Sprintf("%s from %s to %s in %v, standing still for %v; %s (to be fenced meanwhile: %v)", g.name, from.name, to.name,
 		takes.Round(time.Millisecond), downtime.Round(time.Millisecond), []string{"", "", "fails before the switch", "fails behind the switch"}[how], doomed)
+}
+
+// evacuate moves a guest off a host whose hostd has died, to one that has no grant
+// for it, and then restarts the host.
+func (a *attack) evacuate() string {
+	g := a.virtual()
+	from := g.place()
+	to := a.other(from)
+	takes, away, late := a.span(100*time.Millisecond, 3*time.Second), a.span(time.Second, 8*time.Second), a.span(time.Second, 8*time.Second)
+	if !from.isUp() {
+		return from.name + " is down"
+	}
+	to.hinder(takes + away + late + streamBack)
+	a.later(0, func() {
+		to.grant(g.id(), false)
+		from.stopHostd()
+		a.carry(g, from, to, takes, 10*time.Millisecond, 1)
+		from.down()
+		a.later(away, func() {
+			from.back()
+			if g.place() == from {
+				from.powerOn(g)
+			}
+		})
+		a.later(away+late, func() { to.grant(g.id(), true) })
+	})
+	return fmt.Sprintf("%s from %s, whose hostd has died, to %s, which has no grant for it for %v; %s is down for %v", g.name, from.name, to.name,
+		(away + late).Round(time.Millisecond), from.name, away.Round(time.Millisecond))
 }
 
 // carry migrates a guest.

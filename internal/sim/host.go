@@ -33,12 +33,14 @@ type host struct {
 	stop   func() // ends the present run of hostd
 	// hindered is until when something keeps hostd from its work.
 	hindered time.Duration
+	// ungranted are the guests for which it has no grant.
+	ungranted map[cluster.GuestID]bool
 }
 
 func newHost(w *World, name string) *host {
 	seed := make([]byte, ed25519.SeedSize)
 	copy(seed, name)
-	h := &host{w: w, name: name, key: ed25519.NewKeyFromSeed(seed), storage: journal.NewMemory(nil), boots: 1, up: true}
+	h := &host{w: w, name: name, key: ed25519.NewKeyFromSeed(seed), storage: journal.NewMemory(nil), boots: 1, up: true, ungranted: map[cluster.GuestID]bool{}}
 	if w.chance("journal", 0.5) {
 		h.compact = 1<<11 + w.intn("journal", 1<<13)
 	}
@@ -94,7 +96,7 @@ func (h *host) startHostd() {
 	}
 	d := hostd.New(hostd.Config{
 		Host: cluster.HostName(h.name), Key: h.key, Journal: j, Driver: h.limited,
-		Grants: grants{}, Audit: noAudit{}, Version: "sim", Log: log,
+		Grants: grants{h}, Audit: noAudit{}, Version: "sim", Log: log,
 	})
 	ctx, cancel := context.WithCancel(h.w.ctx)
 	done := make(chan struct{})
@@ -379,12 +381,32 @@ func (g *guest) thaw() {
 	}
 }
 
-// grants allow the cluster every guest.
-type grants struct{}
+// grants allow the cluster every guest but those that a host has no grant for.
+type grants struct{ h *host }
 
-func (grants) Allows(c cluster.ClusterID, _ cluster.GuestID) bool { return c == clusterID }
+func (g grants) Allows(c cluster.ClusterID, id cluster.GuestID) bool {
+	return c == clusterID && len(g.Clusters(id)) > 0
+}
 
-func (grants) Clusters(cluster.GuestID) []cluster.ClusterID { return []cluster.ClusterID{clusterID} }
+func (g grants) Clusters(id cluster.GuestID) []cluster.ClusterID {
+	g.h.mu.Lock()
+	defer g.h.mu.Unlock()
+	if g.h.ungranted[id] {
+		return nil
+	}
+	return []cluster.ClusterID{clusterID}
+}
+
+// grant gives the host the grant for a guest, or takes it away.
+func (h *host) grant(id cluster.GuestID, granted bool) {
+	h.mu.Lock()
+	d := h.daemon
+	h.ungranted[id] = !granted
+	h.mu.Unlock()
+	if d != nil {
+		d.DropStreams()
+	}
+}
 
 type noAudit struct{}
 

@@ -51,6 +51,9 @@ type Life struct {
 	// Reason says why a life left, in the hypervisor's words; "" is unknown.
 	Reason string        `json:"reason,omitempty"`
 	Cause  cluster.Cause `json:"cause,omitempty"` // of the end
+	// Claimed is the cluster whose claim the hypervisor keeps with the life, so that
+	// no host under hostd takes it without that cluster's word.
+	Claimed cluster.ClusterID `json:"claimed,omitempty"`
 	// Arrival is by which arrival the life is here, or was here last.
 	Arrival cluster.Arrival `json:"arrival,omitzero"`
 	// Refused: an order was to end the life. It may never arrive here again.

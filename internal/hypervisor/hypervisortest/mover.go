@@ -59,6 +59,8 @@ func RunMover(t *testing.T, harness MoverHarness) {
 		{"a saved guest has no life until it is restored", testSaves},
 		{"the guard may refuse a restore", testGuardRefusesRestore},
 		{"on discards a saved image", testOnDiscards},
+		{"the guard is told which cluster has claimed the life, wherever it goes", testClaimTravels},
+		{"a claim is noted with a life that runs here and with no other", testClaimRefused},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
@@ -87,7 +89,7 @@ func (p *pair) abort(t *testing.T, at *host, life cluster.LifeID) error {
 	return at.Driver.(hypervisor.Mover).Abort(ctxOf(t), p.a, life)
 }
 
-func (p *pair) guard(at *host, guard func(context.Context, cluster.GuestID, cluster.LifeID, hypervisor.Reason) error) {
+func (p *pair) guard(at *host, guard hypervisor.Guard) {
 	at.Driver.(hypervisor.Mover).SetGuard(guard)
 }
 
@@ -236,16 +238,17 @@ func testPostcopyFails(t *testing.T, p *pair) {
 
 func testGuardRefusesMove(t *testing.T, p *pair) {
 	no, asked := errors.New("not here"), 0
-	p.guard(p.source, func(context.Context, cluster.GuestID, cluster.LifeID, hypervisor.Reason) error {
+	p.guard(p.source, func(context.Context, hypervisor.Incoming) error {
 		t.Error("the guard of the source was asked")
 		return nil
 	})
-	p.guard(p.target, func(ctx context.Context, g cluster.GuestID, life cluster.LifeID, why hypervisor.Reason) error {
+	p.guard(p.target, func(ctx context.Context, in hypervisor.Incoming) error {
 		asked++
-		if _, bounded := ctx.Deadline(); g != p.a || life != p.life || why != hypervisor.ReasonMigrated || !bounded {
-			t.Errorf("guard was asked about guest %s life %s for %q, bounded %v", g, life, why, bounded)
+		want := hypervisor.Incoming{Guest: p.a, Life: p.life, Why: hypervisor.ReasonMigrated}
+		if _, bounded := ctx.Deadline(); in != want || !bounded {
+			t.Errorf("guard was asked about %+v, bounded %v", in, bounded)
 		}
-		if _, err := p.target.Driver.State(ctx, g); err != nil { // no lock is held
+		if _, err := p.target.Driver.State(ctx, in.Guest); err != nil { // no lock is held
 			t.Errorf("state in the guard: %v", err)
 		}
 		return no
@@ -255,7 +258,7 @@ func testGuardRefusesMove(t *testing.T, p *pair) {
 		t.Errorf("guard was asked %d times, want once", asked)
 	}
 	p.wantAt(t, p.source, p.target, hypervisor.StateRunning)
-	p.guard(p.target, func(context.Context, cluster.GuestID, cluster.LifeID, hypervisor.Reason) error { return nil })
+	p.guard(p.target, func(context.Context, hypervisor.Incoming) error { return nil })
 	p.begin(t) // its events are the first: the refused one told nothing
 }
 
@@ -337,11 +340,11 @@ func testSaves(t *testing.T, p *pair) {
 	p.source.wantReachable(t, p.a)
 	refused(t, "to restore a guest that runs", p.Restore(t, p.a))
 	var asked []hypervisor.Reason
-	p.guard(p.source, func(_ context.Context, g cluster.GuestID, life cluster.LifeID, why hypervisor.Reason) error {
-		if g != p.a || life != p.life {
-			t.Errorf("guard was asked about guest %s life %s", g, life)
+	p.guard(p.source, func(_ context.Context, in hypervisor.Incoming) error {
+		if in.Guest != p.a || in.Life != p.life {
+			t.Errorf("guard was asked about %+v", in)
 		}
-		asked = append(asked, why)
+		asked = append(asked, in.Why)
 		return nil
 	})
 	succeed(t, "save", p.Save(t, p.a))
@@ -370,7 +373,7 @@ func testSaves(t *testing.T, p *pair) {
 func testGuardRefusesRestore(t *testing.T, p *pair) {
 	succeed(t, "save", p.Save(t, p.a))
 	p.wantEvents(t, p.here, hypervisor.EventEnded, hypervisor.ReasonSaved)
-	p.guard(p.source, func(context.Context, cluster.GuestID, cluster.LifeID, hypervisor.Reason) error {
+	p.guard(p.source, func(context.Context, hypervisor.Incoming) error {
 		return errors.New("this life is over")
 	})
 	refused(t, "a restore that the guard refuses", p.Restore(t, p.a))
@@ -390,4 +393,59 @@ func testOnDiscards(t *testing.T, p *pair) {
 	refused(t, "to restore a discarded image", p.Restore(t, p.a))
 	p.wantAt(t, p.source, p.target, hypervisor.StateRunning)
 	p.wantEnds(t, p.source, p.here)
+}
+
+func (p *pair) claim(t *testing.T, at *host, life cluster.LifeID, c cluster.ClusterID) error {
+	return at.Driver.(hypervisor.Mover).Claim(ctxOf(t), p.a, life, c)
+}
+
+// wantClaimed expects what the guard was told last.
+func wantClaimed(t *testing.T, what string, told *[]hypervisor.Incoming, want cluster.ClusterID) {
+	t.Helper()
+	if n := len(*told); n == 0 || (*told)[n-1].Claimed != want {
+		t.Errorf("%s: the guard was told %+v, want the claim %q", what, *told, want)
+	}
+	*told = nil
+}
+
+func testClaimTravels(t *testing.T, p *pair) {
+	var told []hypervisor.Incoming
+	for _, at := range []*host{p.source, p.target} {
+		p.guard(at, func(_ context.Context, in hypervisor.Incoming) error { told = append(told, in); return nil })
+	}
+	succeed(t, "claim", p.claim(t, p.source, p.life, "prod"))
+	succeed(t, "claim once more", p.claim(t, p.source, p.life, "prod"))
+	succeed(t, "save", p.Save(t, p.a))
+	succeed(t, "restore", p.Restore(t, p.a))
+	wantClaimed(t, "restored", &told, "prod")
+	succeed(t, "begin migration", p.Begin(t, p.a))
+	wantClaimed(t, "migrates", &told, "prod")
+	succeed(t, "finish migration", p.Finish(t, p.a))
+	succeed(t, "migrate back", p.Back(t, p.a))
+	wantClaimed(t, "comes back", &told, "prod")
+	succeed(t, "claim by another cluster", p.claim(t, p.source, p.life, "test"))
+	succeed(t, "begin migration", p.Begin(t, p.a))
+	wantClaimed(t, "claimed by another", &told, "test")
+	succeed(t, "finish migration", p.Finish(t, p.a))
+	p.target.off(t, p.a, p.life)
+	p.life = p.source.on(t, p.a)
+	succeed(t, "begin migration", p.Begin(t, p.a))
+	wantClaimed(t, "a new life", &told, "")
+}
+
+func testClaimRefused(t *testing.T, p *pair) {
+	wantErr(t, "claim of another life", p.claim(t, p.source, cluster.NewLifeID("boot", 1, 1), "prod"), hypervisor.ErrOtherLife)
+	wantErr(t, "claim where the guest is off", p.claim(t, p.target, p.life, "prod"), hypervisor.ErrNotRunning)
+	err := p.source.Driver.(hypervisor.Mover).Claim(ctxOf(t), unknownGuest, p.life, "prod")
+	wantErr(t, "claim of an unknown guest", err, hypervisor.ErrNoGuest)
+	var told []hypervisor.Incoming
+	p.guard(p.target, func(_ context.Context, in hypervisor.Incoming) error { told = append(told, in); return nil })
+	succeed(t, "begin migration", p.Begin(t, p.a))
+	refused(t, "claim of a life whose migration has begun", p.claim(t, p.source, p.life, "prod"))
+	wantErr(t, "claim where the guest arrives", p.claim(t, p.target, p.life, "prod"), hypervisor.ErrNotRunning)
+	succeed(t, "fail migration", p.Fail(t, p.a, false))
+	wantClaimed(t, "was told", &told, "")
+	succeed(t, "claim behind the migration", p.claim(t, p.source, p.life, "prod"))
+	succeed(t, "begin migration", p.Begin(t, p.a))
+	wantClaimed(t, "migrates again", &told, "prod")
 }

@@ -37,9 +37,10 @@ const (
 
 // question and answer are JSON, one each for a connection.
 type question struct {
-	Ask   string          `json:"ask"`
-	Guest cluster.GuestID `json:"guest"`
-	Life  cluster.LifeID  `json:"life,omitempty"`
+	Ask     string            `json:"ask"`
+	Guest   cluster.GuestID   `json:"guest"`
+	Life    cluster.LifeID    `json:"life,omitempty"`
+	Claimed cluster.ClusterID `json:"claimed,omitempty"`
 	// Token is that of the answer that let the guest come; with askStart.
 	Token string `json:"token,omitempty"`
 }
@@ -49,13 +50,11 @@ type answer struct {
 	Token   string `json:"token,omitempty"`
 }
 
-type guardFunc func(context.Context, cluster.GuestID, cluster.LifeID, hypervisor.Reason) error
-
 // gate answers libvirt's hooks. What it lets in may still be revoked until the
 // process begins, for which the hooks ask once more.
 type gate struct {
 	mu       sync.Mutex // guards what follows
-	guard    guardFunc
+	guard    hypervisor.Guard
 	listener net.Listener
 	admitted map[cluster.GuestID]*admission
 }
@@ -70,7 +69,7 @@ type admission struct {
 }
 
 // open sets the guard and listens, once.
-func (t *gate) open(d *Driver, guard guardFunc) error {
+func (t *gate) open(d *Driver, guard hypervisor.Guard) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.guard = guard
@@ -185,7 +184,7 @@ func (t *gate) admit(ctx context.Context, q question, why hypervisor.Reason) (st
 	}
 	t.admitted[q.Guest] = a
 	t.mu.Unlock()
-	err := guard(ctx, q.Guest, q.Life, why)
+	err := guard(ctx, hypervisor.Incoming{Guest: q.Guest, Life: q.Life, Claimed: q.Claimed, Why: why})
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if err == nil && a.revoked {

@@ -183,19 +183,45 @@ func (g *guest) read(ctx context.Context, r *run) (err error) {
 	case r.arriving:
 		return nil // libvirt lets nobody write now; it gets its life when it runs
 	}
-	text, err := stamp{Life: life, Process: r.key}.text()
-	if err != nil {
-		return fmt.Errorf("stamp guest %s: %w", g.id, err)
+	s := stamp{Life: life, Process: r.key}
+	if old := r.config.stamp(); old.Life == life {
+		s.Cluster = old.Cluster
 	}
-	ctx, cancel := context.WithTimeout(ctx, stampTimeout)
-	defer cancel()
-	err = g.h.act(ctx, func(c lv.Calls) error {
-		return c.SetMetadata(ctx, r.dom, stampNamespace, stampKey, text, lv.AffectLive)
-	})
-	if err != nil {
+	if err := g.stamp(ctx, r.dom, s); err != nil {
 		return fmt.Errorf("stamp guest %s: %w", g.id, err)
 	}
 	r.life, r.renewed = life, r.ident.reverted
+	return nil
+}
+
+// stamp puts a stamp on a running domain.
+func (g *guest) stamp(ctx context.Context, dom lv.Domain, s stamp) error {
+	text, err := s.text()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, stampTimeout)
+	defer cancel()
+	return g.h.act(ctx, func(c lv.Calls) error {
+		return c.SetMetadata(ctx, dom, stampNamespace, stampKey, text, lv.AffectLive)
+	})
+}
+
+// claim puts the claim of a cluster into the stamp of a run.
+func (g *guest) claim(ctx context.Context, r *run, c cluster.ClusterID) error {
+	select {
+	case g.turn <- struct{}{}:
+		defer func() { <-g.turn }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if err := g.stamp(ctx, r.dom, stamp{Life: r.life, Process: r.key, Cluster: c}); err != nil {
+		return err
+	}
+	// It went to this run, or to nobody that was meant.
+	if id, err := g.h.identify(r.dom, nil); err != nil || id.key != r.key {
+		return errUnclear
+	}
 	return nil
 }
 

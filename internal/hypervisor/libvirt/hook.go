@@ -78,7 +78,7 @@ func (h HookCall) arrive(ctx context.Context, how string) error {
 	if !s.valid() {
 		return nil
 	}
-	a, err := h.ask(ctx, question{Ask: how, Guest: guest, Life: s.Life})
+	a, err := h.ask(ctx, question{Ask: how, Guest: guest, Life: s.Life, Claimed: s.Cluster})
 	if err != nil {
 		return fmt.Errorf("guest %s has run under hostd, and hostd here cannot be asked whether it may come: %w; is `ringfence hostd run` running?", h.Args[0], err)
 	}

@@ -3,6 +3,7 @@ package libvirt
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -13,7 +14,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"ringfence/internal/cluster"
 	"ringfence/internal/hypervisor"
 	"ringfence/internal/libvirt/libvirttest"
 )
@@ -30,11 +30,11 @@ func newGated(t *testing.T) *gated {
 	t.Helper()
 	g := &gated{fakes: newFakes(t, libvirttest.New(t)), guard: func() error { return nil }}
 	g.config.HookSocket = filepath.Join(g.dir, "hook.sock")
-	g.SetGuard(func(ctx context.Context, id cluster.GuestID, life cluster.LifeID, why hypervisor.Reason) error {
+	g.SetGuard(func(ctx context.Context, in hypervisor.Incoming) error {
 		if _, bounded := ctx.Deadline(); !bounded {
 			t.Error("the guard is asked without a bound")
 		}
-		g.asked = append(g.asked, strings.Join([]string{string(id), string(life), string(why)}, " "))
+		g.asked = append(g.asked, strings.TrimSpace(fmt.Sprintln(in.Guest, in.Life, in.Why, in.Claimed)))
 		return g.guard()
 	})
 	g.hook = func(args, xml string) error {
@@ -68,11 +68,15 @@ func TestHooksAskBeforeAGuestComes(t *testing.T) {
 			t.Errorf("the start of an admitted guest: %v", err)
 		}
 	}
+	claimed := strings.Replace(xml, " process=", " cluster='prod' process=", 1)
+	if err := g.hook("vm1 migrate begin -", claimed); err != nil {
+		t.Errorf("a guest whose life carries a claim: %v", err)
+	}
 	g.guard = func() error { return errors.New("this life is over") }
 	if err := g.hook("vm1 migrate begin -", xml); err == nil || !strings.Contains(err.Error(), "this life is over") {
 		t.Errorf("a guest that is refused: %v", err)
 	}
-	want := []string{id + " boot:1:1 migrated", id + " boot:1:1 restored", id + " boot:1:1 migrated"}
+	want := []string{id + " boot:1:1 migrated", id + " boot:1:1 restored", id + " boot:1:1 migrated prod", id + " boot:1:1 migrated"}
 	if diff := cmp.Diff(want, g.asked); diff != "" {
 		t.Errorf("the guard was asked (-want +got):\n%s", diff)
 	}
@@ -235,7 +239,7 @@ func FuzzQuestion(f *testing.F) {
 	f.Add([]byte(`{"ask":"start","token":"x"}`))
 	f.Add([]byte(`{`))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		gate := &gate{guard: func(context.Context, cluster.GuestID, cluster.LifeID, hypervisor.Reason) error {
+		gate := &gate{guard: func(context.Context, hypervisor.Incoming) error {
 			return errors.New("no")
 		}}
 		near, far := net.Pipe()

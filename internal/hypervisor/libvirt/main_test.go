@@ -95,7 +95,7 @@ func (r *real) driver(t *testing.T, change ...func(*Config)) *Driver {
 		t.Fatal(err)
 	}
 	t.Cleanup(d.Close)
-	d.SetGuard(func(context.Context, cluster.GuestID, cluster.LifeID, hypervisor.Reason) error { return nil })
+	d.SetGuard(func(context.Context, hypervisor.Incoming) error { return nil })
 	await(t, "the driver is connected", func() bool { return d.awaitUp(t.Context()) == nil })
 	return d
 }

@@ -12,10 +12,26 @@ import (
 
 // SetGuard implements hypervisor.Mover. Libvirt's hooks ask it through the hook
 // socket; without the hooks nobody does.
-func (d *Driver) SetGuard(guard func(context.Context, cluster.GuestID, cluster.LifeID, hypervisor.Reason) error) {
+func (d *Driver) SetGuard(guard hypervisor.Guard) {
 	if err := d.gate.open(d, guard); err != nil {
 		d.log.Error("libvirt's hooks cannot ask this host; migrations and restores of guests that have run under a hostd are refused", "err", err)
 	}
+}
+
+// Claim implements hypervisor.Mover. The claim is in the stamp. Libvirt lets nobody
+// write that once it has handed the configuration on for a migration or a save.
+func (d *Driver) Claim(ctx context.Context, id cluster.GuestID, life cluster.LifeID, c cluster.ClusterID) error {
+	f, err := d.running(ctx, id, life)
+	switch {
+	case err != nil:
+		return fmt.Errorf("claim: %w", err)
+	case f.run.bare:
+		return fmt.Errorf("claim of guest %s: %w", id, hypervisor.ErrNoClaims)
+	}
+	if err := f.h.guest(f.dom).claim(ctx, f.run, c); err != nil {
+		return fmt.Errorf("claim of guest %s: %w", id, err)
+	}
+	return nil
 }
 
 // Abort implements hypervisor.Mover.

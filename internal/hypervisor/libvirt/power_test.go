@@ -197,6 +197,9 @@ func TestXenSaysLittle(t *testing.T) {
 		t.Fatalf("life %s, %v", life, err)
 	}
 	f.want(events, "vm1", life, "started/booted")
+	if err := f.Claim(t.Context(), guestID("vm1"), life, "prod"); !errors.Is(err, hypervisor.ErrNoClaims) {
+		t.Errorf("claim where no metadata is kept: %v", err)
+	}
 	if err := f.Pause(t.Context(), guestID("vm1"), life); err != nil {
 		t.Error(err)
 	}

@@ -19,12 +19,13 @@ const (
 // anything there.
 const stampLimitBytes = 256
 
-// stamp says which life the memory image is, and of which run of the hypervisor
-// it was said.
+// stamp says which life the memory image is, of which run of the hypervisor it was
+// said, and which cluster has claimed it, if any.
 type stamp struct {
-	XMLName xml.Name       `xml:"life"`
-	Life    cluster.LifeID `xml:"id,attr"`
-	Process string         `xml:"process,attr"`
+	XMLName xml.Name          `xml:"life"`
+	Life    cluster.LifeID    `xml:"id,attr"`
+	Process string            `xml:"process,attr"`
+	Cluster cluster.ClusterID `xml:"cluster,attr,omitempty"`
 }
 
 // valid reports whether somebody has written what this driver writes.

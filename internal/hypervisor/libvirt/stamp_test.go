@@ -45,7 +45,7 @@ func TestWhichLifeRunsInARun(t *testing.T) {
 }
 
 func TestAStampIsReadAsItWasWritten(t *testing.T) {
-	want := stamp{Life: "5a1:77:1234", Process: `a"<&>b`}
+	want := stamp{Life: "5a1:77:1234", Process: `a"<&>b`, Cluster: "prod"}
 	text, err := want.text()
 	if err != nil {
 		t.Fatal(err)
@@ -57,7 +57,7 @@ func TestAStampIsReadAsItWasWritten(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := d.stamp(); got.Life != want.Life || got.Process != want.Process || !got.valid() {
+	if got := d.stamp(); got.Life != want.Life || got.Process != want.Process || got.Cluster != want.Cluster || !got.valid() {
 		t.Errorf("got stamp %+v, want %+v", got, want)
 	}
 }

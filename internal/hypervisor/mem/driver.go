@@ -36,10 +36,11 @@ type Driver struct {
 	held     []hypervisor.Event // kept back while quiet
 	watchers map[*watcher]struct{}
 	channels map[cluster.GuestID]*listener
-	guard    guard
-	moves    map[cluster.GuestID]*move          // out of here and to here
-	aborts   map[cluster.LifeID]uint64          // calls of Abort: who was asked for before them may not begin
-	images   map[cluster.GuestID]cluster.LifeID // of the saved guests
+	guard    hypervisor.Guard
+	moves    map[cluster.GuestID]*move            // out of here and to here
+	aborts   map[cluster.LifeID]uint64            // calls of Abort: who was asked for before them may not begin
+	images   map[cluster.GuestID]cluster.LifeID   // of the saved guests
+	claims   map[cluster.LifeID]cluster.ClusterID // that lives bring along
 }
 
 var (
@@ -58,6 +59,7 @@ func New(hostBoot string, guests ...Guest) *Driver {
 		moves:    map[cluster.GuestID]*move{},
 		aborts:   map[cluster.LifeID]uint64{},
 		images:   map[cluster.GuestID]cluster.LifeID{},
+		claims:   map[cluster.LifeID]cluster.ClusterID{},
 	}
 	for _, g := range guests {
 		d.order = append(d.order, g.ID)

@@ -22,6 +22,7 @@ const (
 	OpUnpause  Op = "unpause"
 	OpWatch    Op = "watch"
 	OpAbort    Op = "abort"
+	OpClaim    Op = "claim"
 )
 
 // Call is one call as the fault function sees it, before it has any effect.

@@ -9,9 +9,6 @@ import (
 	"ringfence/internal/hypervisor"
 )
 
-// guard is what SetGuard takes.
-type guard func(context.Context, cluster.GuestID, cluster.LifeID, hypervisor.Reason) error
-
 // move is a migration between its begin and its switch-over or failure. Both
 // ends have it in their moves exactly as long.
 type move struct {
@@ -22,10 +19,25 @@ type move struct {
 
 // SetGuard implements hypervisor.Mover. What bounds the ctx of the guard is the
 // ctx of BeginMove or Restore: the model has no clock.
-func (d *Driver) SetGuard(guard func(context.Context, cluster.GuestID, cluster.LifeID, hypervisor.Reason) error) {
+func (d *Driver) SetGuard(guard hypervisor.Guard) {
 	mu.Lock()
 	defer mu.Unlock()
 	d.guard = guard
+}
+
+// Claim implements hypervisor.Mover. Claims are the world's: they go where their
+// life goes.
+func (d *Driver) Claim(ctx context.Context, id cluster.GuestID, life cluster.LifeID, c cluster.ClusterID) error {
+	return d.call(ctx, Call{Op: OpClaim, Guest: id, Life: life}, func() error {
+		if _, err := d.running(id, life); err != nil {
+			return err
+		}
+		if d.moves[id] != nil {
+			return fmt.Errorf("claim of guest %s: it migrates", id)
+		}
+		d.claims[life] = c
+		return nil
+	})
 }
 
 // Abort implements hypervisor.Mover.
@@ -53,12 +65,12 @@ func (d *Driver) Abort(ctx context.Context, id cluster.GuestID, life cluster.Lif
 func (d *Driver) BeginMove(ctx context.Context, to *Driver, id cluster.GuestID) error {
 	mu.Lock()
 	life, err := d.movable(to, id)
-	aborts := to.aborts[life]
+	aborts, claimed := to.aborts[life], d.claims[life]
 	mu.Unlock()
 	if err != nil {
 		return err
 	}
-	if err := to.ask(ctx, id, life, hypervisor.ReasonMigrated); err != nil {
+	if err := to.ask(ctx, hypervisor.Incoming{Guest: id, Life: life, Claimed: claimed, Why: hypervisor.ReasonMigrated}); err != nil {
 		return fmt.Errorf("migrate guest %s: the target refuses: %w", id, err)
 	}
 	mu.Lock()
@@ -67,11 +79,12 @@ func (d *Driver) BeginMove(ctx context.Context, to *Driver, id cluster.GuestID) 
 	if err != nil {
 		return err
 	}
-	if now != life || to.aborts[life] != aborts {
-		return fmt.Errorf("migrate guest %s: it began another life, or the target aborts, meanwhile", id)
+	if now != life || to.aborts[life] != aborts || d.claims[life] != claimed {
+		return fmt.Errorf("migrate guest %s: it began another life, was claimed, or the target aborts, meanwhile", id)
 	}
 	m := &move{from: d, to: to, guest: id, life: life}
 	d.moves[id], to.moves[id] = m, m
+	to.claims[life] = claimed
 	g := to.guests[id]
 	g.State, g.Life = hypervisor.StateArriving, life
 	to.tell(id, life, hypervisor.EventArriving, hypervisor.ReasonUnknown)
@@ -120,43 +133,44 @@ func (d *Driver) Save(id cluster.GuestID) error {
 // Restore starts the saved guest from its image, under the life that was saved,
 // when the guard allows it.
 func (d *Driver) Restore(ctx context.Context, id cluster.GuestID) error {
-	life, aborts, err := d.image(id)
+	in, aborts, err := d.image(id)
 	if err != nil {
 		return err
 	}
-	if err := d.ask(ctx, id, life, hypervisor.ReasonRestored); err != nil {
+	if err := d.ask(ctx, in); err != nil {
 		return fmt.Errorf("restore guest %s: the host refuses: %w", id, err)
 	}
 	mu.Lock()
 	defer mu.Unlock()
-	if d.images[id] != life || d.guests[id].State != hypervisor.StateSaved || d.aborts[life] != aborts {
+	if d.images[id] != in.Life || d.guests[id].State != hypervisor.StateSaved || d.aborts[in.Life] != aborts {
 		return fmt.Errorf("restore guest %s: its image is gone, or the host aborts, meanwhile", id)
 	}
 	delete(d.images, id)
-	d.start(d.guests[id], life, hypervisor.ReasonRestored)
+	d.start(d.guests[id], in.Life, hypervisor.ReasonRestored)
 	return nil
 }
 
-func (d *Driver) image(id cluster.GuestID) (life cluster.LifeID, aborts uint64, err error) {
+func (d *Driver) image(id cluster.GuestID) (in hypervisor.Incoming, aborts uint64, err error) {
 	mu.Lock()
 	defer mu.Unlock()
 	g, err := d.find(id)
 	if err == nil && g.State != hypervisor.StateSaved {
 		err = fmt.Errorf("restore guest %s: it is %s, not saved", g.Name, g.State)
 	}
-	life = d.images[id]
-	return life, d.aborts[life], err
+	life := d.images[id]
+	in = hypervisor.Incoming{Guest: id, Life: life, Claimed: d.claims[life], Why: hypervisor.ReasonRestored}
+	return in, d.aborts[life], err
 }
 
 // ask asks the guard of this host, without locks. Without one all is allowed.
-func (d *Driver) ask(ctx context.Context, id cluster.GuestID, life cluster.LifeID, why hypervisor.Reason) error {
+func (d *Driver) ask(ctx context.Context, in hypervisor.Incoming) error {
 	mu.Lock()
 	guard := d.guard
 	mu.Unlock()
 	if guard == nil {
 		return ctx.Err()
 	}
-	return errors.Join(guard(ctx, id, life, why), ctx.Err())
+	return errors.Join(guard(ctx, in), ctx.Err())
 }
 
 func (d *Driver) switchOver(id cluster.GuestID, postcopy bool) error {

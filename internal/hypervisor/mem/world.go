@@ -55,6 +55,7 @@ func (d *Driver) MoveTo(other *Driver, id cluster.GuestID) {
 	d.end(g, hypervisor.ReasonMigrated)
 	if g, ok := other.guests[id]; ok {
 		g.Life, g.State = life, state
+		other.claims[life] = d.claims[life]
 		other.tell(id, life, hypervisor.EventStarted, hypervisor.ReasonMigrated)
 	}
 }

@@ -27,14 +27,12 @@ const (
 	guardLimitBytes = 16 << 10
 )
 
-// guard is who is asked.
-type guard func(context.Context, cluster.GuestID, cluster.LifeID, hypervisor.Reason) error
-
 // guardQuestion and guardAnswer are JSON, one each for a connection.
 type guardQuestion struct {
-	Guest cluster.GuestID   `json:"guest"`
-	Life  cluster.LifeID    `json:"life"`
-	Why   hypervisor.Reason `json:"why"`
+	Guest   cluster.GuestID   `json:"guest"`
+	Life    cluster.LifeID    `json:"life"`
+	Claimed cluster.ClusterID `json:"claimed,omitempty"`
+	Why     hypervisor.Reason `json:"why"`
 }
 
 type guardAnswer struct {
@@ -44,7 +42,7 @@ type guardAnswer struct {
 // SetGuard implements hypervisor.Mover. Guests are moved by a driver of another
 // process, so the guard is asked through a socket. A guard that cannot listen
 // refuses everything.
-func (d *Driver) SetGuard(ask func(context.Context, cluster.GuestID, cluster.LifeID, hypervisor.Reason) error) {
+func (d *Driver) SetGuard(ask hypervisor.Guard) {
 	l, err := listenIn(d.config.StateDir, guardSocket)
 	if err != nil {
 		d.log.Error("guard of incoming guests cannot listen; all are refused", "err", err)
@@ -64,7 +62,7 @@ func (d *Driver) SetGuard(ask func(context.Context, cluster.GuestID, cluster.Lif
 }
 
 // serveGuard answers questions until the listener closes.
-func (d *Driver) serveGuard(l net.Listener, ask guard) {
+func (d *Driver) serveGuard(l net.Listener, ask hypervisor.Guard) {
 	for {
 		conn, err := l.Accept()
 		if err != nil {
@@ -82,7 +80,7 @@ func (d *Driver) serveGuard(l net.Listener, ask guard) {
 	}
 }
 
-func (d *Driver) answerGuard(conn net.Conn, ask guard) error {
+func (d *Driver) answerGuard(conn net.Conn, ask hypervisor.Guard) error {
 	ctx, cancel := context.WithTimeout(d.ctx, guardTimeout)
 	defer cancel()
 	defer closeWith(ctx, conn)()
@@ -91,7 +89,7 @@ func (d *Driver) answerGuard(conn net.Conn, ask guard) error {
 		return err
 	}
 	var answer guardAnswer
-	if err := ask(ctx, q.Guest, q.Life, q.Why); err != nil {
+	if err := ask(ctx, hypervisor.Incoming(q)); err != nil {
 		answer.Refused = err.Error()
 	}
 	return json.NewEncoder(conn).Encode(answer)

@@ -67,10 +67,14 @@ func (d *Driver) beginMove(ctx context.Context, to *Driver, id cluster.GuestID) 
 	if err != nil {
 		return err
 	}
+	known, err := d.load(id)
+	if err != nil {
+		return err
+	}
 	if now.Life == "" || now.State == hypervisor.StateArriving {
 		return fmt.Errorf("it is %s: %w", now.State, hypervisor.ErrNotRunning)
 	}
-	if err := to.askGuard(ctx, guardQuestion{Guest: id, Life: now.Life, Why: hypervisor.ReasonMigrated}); err != nil {
+	if err := to.askGuard(ctx, guardQuestion{Guest: id, Life: now.Life, Claimed: known.Claimed, Why: hypervisor.ReasonMigrated}); err != nil {
 		return fmt.Errorf("the target refuses: %w", err)
 	}
 	both, err := d.lockBoth(ctx, to, id)
@@ -83,10 +87,30 @@ func (d *Driver) beginMove(ctx context.Context, to *Driver, id cluster.GuestID) 
 		return fmt.Errorf("life %s has ended meanwhile: %w", now.Life, hypervisor.ErrNotRunning)
 	case both.source.Leaving:
 		return errors.New("it migrates already")
+	case both.source.Claimed != known.Claimed:
+		return errors.New("it was claimed meanwhile; try again")
 	case !both.target.Ended:
 		return errors.New("the target has a life or an image of it")
 	}
 	return both.begin(ctx)
+}
+
+// Claim implements hypervisor.Mover.
+func (d *Driver) Claim(ctx context.Context, id cluster.GuestID, life cluster.LifeID, c cluster.ClusterID) error {
+	guest, unlock, err := d.change(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	rec, err := d.running(ctx, guest, life)
+	if err != nil || rec.Claimed == c {
+		return err
+	}
+	if rec.Leaving {
+		return fmt.Errorf("claim of guest %s: it migrates", guest.Name)
+	}
+	rec.Claimed = c
+	return d.save(id, rec)
 }
 
 // mayMove checks what both hosts were told of the guest.

@@ -250,7 +250,7 @@ func testAGuardThatIsGoneRefuses(t *testing.T) {
 	id := source.Guests[0].ID
 	life := on(t, from, id)
 	hostd := newDriver(t, target)
-	hostd.SetGuard(func(context.Context, cluster.GuestID, cluster.LifeID, hypervisor.Reason) error { return nil })
+	hostd.SetGuard(func(context.Context, hypervisor.Incoming) error { return nil })
 	hostd.Close()
 	if err := from.BeginMove(t.Context(), to, id); err == nil {
 		t.Error("a guest migrates to a host whose guard does not answer")
@@ -259,7 +259,7 @@ func testAGuardThatIsGoneRefuses(t *testing.T) {
 		t.Errorf("state at the source: %+v, error %v", got, err)
 	}
 	next := newDriver(t, target)
-	next.SetGuard(func(context.Context, cluster.GuestID, cluster.LifeID, hypervisor.Reason) error { return nil })
+	next.SetGuard(func(context.Context, hypervisor.Incoming) error { return nil })
 	if err := move(t.Context(), from, to, id); err != nil {
 		t.Error(err)
 	}

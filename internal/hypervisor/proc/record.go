@@ -60,6 +60,8 @@ type process struct {
 	Kernel string `json:"kernel,omitempty"` // boot id of the kernel: pid and start hold under it only
 	Cgroup string `json:"cgroup,omitempty"` // "" means none
 	End    string `json:"end,omitempty"`    // the file in which init says why it ends
+	// Claimed is the cluster that Claim noted.
+	Claimed cluster.ClusterID `json:"claimed,omitempty"`
 }
 
 // here reports whether the life is on this host: running, paused, or frozen for

@@ -59,7 +59,7 @@ func (d *Driver) Restore(ctx context.Context, id cluster.GuestID) error {
 	if !image.Saved {
 		return fmt.Errorf("restore guest %s: it is not saved", guest.Name)
 	}
-	if err := d.askGuard(ctx, guardQuestion{Guest: id, Life: image.Life, Why: hypervisor.ReasonRestored}); err != nil {
+	if err := d.askGuard(ctx, guardQuestion{Guest: id, Life: image.Life, Claimed: image.Claimed, Why: hypervisor.ReasonRestored}); err != nil {
 		return fmt.Errorf("restore guest %s: the host refuses: %w", guest.Name, err)
 	}
 	_, unlock, err := d.change(ctx, id)

@@ -54,6 +54,13 @@ var mutants = []mutant{
 		"	case ReasonShutdown, ReasonDestroyed, ReasonCrashed, ReasonFailed:",
 		"	case ReasonShutdown, ReasonDestroyed, ReasonCrashed, ReasonFailed, ReasonMigrated:",
 	}}},
+	{"a host without a grant takes anybody", "P5", []edit{{
+		"internal/hostd/move.go",
+		"	case in.Claimed != \"\" && !l.cfg.Permissions.Allows(in.Claimed, guest):", "	case in.Claimed == \"never\":",
+	}, {
+		"internal/hostd/move.go",
+		"	case owner != \"\" || in.Claimed != \"\":", "	case owner != \"\":",
+	}}},
 	{"a reverted guest is left alone", "P7", []edit{{
 		"internal/hostd/daemon.go",
 		"		case e.Kill != nil:\n			d.actor.kill(d.ctx, *e.Kill)", "		case e.Kill != nil:",
@@ -91,6 +98,9 @@ var mutants = []mutant{
 		"internal/executor/ticket.go",
 		"		tx.Guards = []cluster.Guard{\n			{Key: cluster.KeyOwner(w.service), Rev: o.owner.Rev},\n			{Key: cluster.KeyEnded(w.Boot)},\n			{Key: cluster.KeyFence(w.Boot)},\n			{Key: cluster.KeyLeader, Rev: s.Leader.Rev},\n		}",
 		"		tx.Guards = nil",
+	}, {
+		"internal/executor/ticket.go",
+		"			tx.Guards = append(tx.Guards, cluster.Guard{Key: cluster.KeyTicket(w.service), Rev: s.Tickets[w.service].Rev})\n", "",
 	}}},
 	{"a failed start is not stopped", "P16", []edit{{
 		"internal/executor/worker.go",

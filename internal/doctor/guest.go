@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"regexp"
 	"strings"
 	"syscall"
 	"time"
@@ -221,6 +222,10 @@ func why(rules *firewall.Rules) string {
 	return ": it depends on rules that are too much for this look at them"
 }
 
+// zoneForm finds the zone of firewalld in the name of a chain of it: filter_IN_ZONE,
+// which may have the name of one of its parts behind it.
+var zoneForm = regexp.MustCompile(`\bfilter_IN_([^ ]+?)(?:_(?:pre|log|deny|allow|post))? of table inet firewalld:`)
+
 // openPort says how to open a port, in the words of what made the rules.
 func openPort(rules *firewall.Rules, r firewall.Ruling, p firewall.Packet) string {
 	port := fmt.Sprintf("%d/%s", p.Port, p.Proto)
@@ -230,7 +235,11 @@ func openPort(rules *firewall.Rules, r firewall.Ruling, p firewall.Packet) strin
 	}
 	switch {
 	case rules.Manager == "firewalld" && p.In && strings.Contains(r.By, "firewalld"):
-		return "firewall-cmd --permanent --add-port=" + port + " && firewall-cmd --reload"
+		zone := ""
+		if m := zoneForm.FindStringSubmatch(r.By); m != nil && !strings.HasPrefix(m[1], "policy_") {
+			zone = "--zone=" + m[1] + " "
+		}
+		return "firewall-cmd --permanent " + zone + "--add-port=" + port + " && firewall-cmd --reload"
 	case rules.Manager == "ufw":
 		return "ufw allow " + direction + " " + port
 	case strings.Contains(r.By, "iptables"):

@@ -150,7 +150,7 @@ func (p *planner) fenceLost() {
 	}
 	for i := range p.boots {
 		b := &p.boots[i]
-		if b.ended || b.doomed || !b.silent() || p.witness(b.node()) || p.plans(b) {
+		if b.ended || b.doomed || !b.silent() || p.witness(b.node()) || p.plans(b) || p.dooms(b.lostBy) {
 			continue
 		}
 		detail := fmt.Sprintf("lost by %s, %d of %d observers", joinNames(b.lostBy), len(b.lostBy), b.observers)
@@ -165,6 +165,14 @@ func (p *planner) fenceLost() {
 		}
 		p.decideFence(b, cluster.FenceSilent, detail, guards...)
 	}
+}
+
+// dooms reports whether this plan dooms one of the accusers, who then accuses nobody
+// (P17): the next plan knows.
+func (p *planner) dooms(accusers []cluster.NodeName) bool {
+	return slices.ContainsFunc(p.boots, func(b standing) bool {
+		return b.latest && b.doomed && slices.Contains(accusers, b.node())
+	})
 }
 
 // heardFrom guards that nobody says anything else by now, and that who has spoken

@@ -146,7 +146,7 @@ func standalone(o HostdOptions, file conf.File, driver hypervisor.Driver) {
 		case in.Why == hypervisor.ReasonMigrated:
 			return fmt.Errorf("guest %s may not migrate: this host serves a fixed map of guests (%s, [guests])", in.Guest, file.Path)
 		case in.Claimed != "":
-			return fmt.Errorf("guest %s may not come: it belongs to cluster %.40q, and this host serves no cluster (`ringfence hostd run --data`)", in.Guest, in.Claimed)
+			return fmt.Errorf("guest %s may not come: it belongs to cluster %.40q, and this host serves no cluster: run hostd with --data, or shut the guest down and start it here", in.Guest, in.Claimed)
 		}
 		return nil
 	})

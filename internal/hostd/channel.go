@@ -1,7 +1,6 @@
 package hostd
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -148,19 +147,28 @@ func (d *Daemon) bind(ctx context.Context, id cluster.GuestID, req hostapi.BindR
 	defer cancel()
 	var binding cluster.Binding
 	var refused error
-	do := func(work func(l *Lives) []Effect) error { return cmp.Or(d.keeper.do(ctx, work), refused) }
-	if err := do(func(l *Lives) []Effect { refused = l.mayBind(guest, boot, req); return nil }); err != nil {
+	err = d.keeper.do(ctx, func(l *Lives) []Effect {
+		refused = l.mayBind(guest, boot, req)
+		return nil
+	})
+	if err == nil {
+		err = refused
+	}
+	if err != nil {
 		return cluster.Binding{}, err
 	}
 	carried, err := d.claim(ctx, guest, req.Cluster)
 	if err != nil {
 		return cluster.Binding{}, err
 	}
-	err = do(func(l *Lives) (effects []Effect) {
+	err = d.keeper.do(ctx, func(l *Lives) (effects []Effect) {
 		binding, effects, refused = l.Bind(guest, boot, req, carried)
 		return effects
 	})
-	return binding, err
+	if err != nil {
+		return cluster.Binding{}, err
+	}
+	return binding, refused
 }
 
 // claim has the hypervisor keep the claim with the life. It comes before a binding

@@ -106,9 +106,9 @@ func (l *Lives) mayArrive(in hypervisor.Incoming) (cluster.ClusterID, error) {
 	owner := l.owner(guest)
 	switch {
 	case known.Claimed != "" && in.Claimed == "":
-		return "", fmt.Errorf("life %s comes from an image that is older than the claim of cluster %s", life, known.Claimed)
+		return "", fmt.Errorf("life %s comes from an image that is older than the claim of cluster %s: start the guest anew, without the image", life, known.Claimed)
 	case in.Claimed != "" && !l.cfg.Permissions.Allows(in.Claimed, guest):
-		return "", fmt.Errorf("it belongs to cluster %.40q, for which this host has no grant; `ringfence hostd allow` adds the guest to one", in.Claimed)
+		return "", fmt.Errorf("it belongs to cluster %.40q, for which this host has no grant: add the guest to one with `ringfence hostd allow`, or shut it down and start it here", in.Claimed)
 	case in.Claimed != "" && owner != "" && in.Claimed != owner:
 		return "", fmt.Errorf("it belongs to cluster %s, and on this host to cluster %s: take it out of the grant of one", in.Claimed, owner)
 	case owner != "" || in.Claimed != "":

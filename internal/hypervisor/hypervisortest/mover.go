@@ -61,6 +61,7 @@ func RunMover(t *testing.T, harness MoverHarness) {
 		{"on discards a saved image", testOnDiscards},
 		{"the guard is told which cluster has claimed the life, wherever it goes", testClaimTravels},
 		{"a claim is noted with a life that runs here and with no other", testClaimRefused},
+		{"a claim that is noted while the guard is asked is not missed", testClaimMeanwhile},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
@@ -448,4 +449,15 @@ func testClaimRefused(t *testing.T, p *pair) {
 	succeed(t, "claim behind the migration", p.claim(t, p.source, p.life, "prod"))
 	succeed(t, "begin migration", p.Begin(t, p.a))
 	wantClaimed(t, "migrates again", &told, "prod")
+}
+
+func testClaimMeanwhile(t *testing.T, p *pair) {
+	var noted error
+	p.guard(p.target, func(context.Context, hypervisor.Incoming) error {
+		noted = p.claim(t, p.source, p.life, "prod")
+		return nil
+	})
+	if err := p.Begin(t, p.a); err == nil && noted == nil {
+		t.Error("the life migrates with a claim of which the guard was not told")
+	}
 }

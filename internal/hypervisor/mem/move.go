@@ -25,8 +25,7 @@ func (d *Driver) SetGuard(guard hypervisor.Guard) {
 	d.guard = guard
 }
 
-// Claim implements hypervisor.Mover. Claims are the world's: they go where their
-// life goes.
+// Claim implements hypervisor.Mover. What moves a life takes its claim along.
 func (d *Driver) Claim(ctx context.Context, id cluster.GuestID, life cluster.LifeID, c cluster.ClusterID) error {
 	return d.call(ctx, Call{Op: OpClaim, Guest: id, Life: life}, func() error {
 		if _, err := d.running(id, life); err != nil {

@@ -5,6 +5,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"testing"
 )
 
@@ -24,10 +25,11 @@ func startFirewalld(t testing.TB) (sh func(line string)) {
 	env := append(os.Environ(), "PATH=/usr/sbin:/sbin:/usr/bin:/bin", "DBUS_SYSTEM_BUS_ADDRESS=unix:path="+dir+"/bus")
 	for _, args := range [][]string{
 		{"dbus-daemon", "--config-file=" + bus, "--nofork", "--nopidfile"},
-		{"/usr/sbin/firewalld", "--nofork", "--nopid", "--system-config", config, "--log-file", filepath.Join(dir, "log")},
+		{"sh", "-c", `mount -t tmpfs none /run && exec /usr/sbin/firewalld --nofork --nopid --system-config "$0/etc" --log-file "$0/log"`, dir},
 	} {
 		cmd := exec.Command(args[0], args[1:]...)
 		cmd.Env = env
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS} // firewalld writes into /run
 		must(t, cmd.Start())
 		t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
 		eventually(t, "the bus listens", func() bool { _, err := os.Stat(dir + "/bus"); return err == nil })
